@@ -1,0 +1,171 @@
+"""What both adapter types share: two low-dimensional branches computed by one pair of matmuls, with exact routing.
+
+Good and bad are concatenated along the rank (or hidden) dimension r = r_good + r_bad. For example i
+
+    y_i = base_i + (s_i * act(x_i D^T)) U^T             D: [r, d_in], U: [d_out, r], act: identity (LoRA) or ReLU (MLP)
+
+where s_i holds the scales, constant over each adapter's columns. Gradient routing (Cloud et al. 2024, arXiv:2410.04332)
+multiplies the *parameter* gradients of example i by its update mask u_i, again constant over each adapter's columns, and
+leaves the gradient with respect to x_i whole. Detaching an adapter's output instead would also cut the path on which the
+adapters of earlier layers learn through this one.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# The two slots, in the order of every [..., 2] table. Everything below is written for len(SLOTS) adapters.
+SLOTS = ("good", "bad")
+
+
+class Routing(NamedTuple):
+    """Routes as tensors: how much each adapter may learn from, and contributes to, each example (or token)."""
+
+    update: Tensor  # [batch, 1 or tokens, 2], in [0, 1]
+    scale: Tensor  # [batch, 1 or tokens, 2]
+
+
+class RoutedBottleneck(torch.autograd.Function):
+    """base + (scale * act(x down^T)) up^T, whose backward masks the gradients of down and up per example, and no other.
+
+    Shapes: base [..., d_out], x [..., d_in], down [r, d_in], up [d_out, r]; scale and update broadcast against [..., r].
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        base: Tensor,
+        x: Tensor,
+        down: Tensor,
+        up: Tensor,
+        scale: Tensor,
+        update: Tensor | None,
+        relu: bool,
+    ):
+        hidden = x @ down.T  # [..., r]
+        if relu:
+            hidden = hidden.relu_()
+        ctx.save_for_backward(x, down, up, hidden, scale, update)
+        ctx.relu = relu
+        return base + (hidden * scale) @ up.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, down, up, hidden, scale, update = ctx.saved_tensors
+        grad_hidden = (grad @ up) * scale  # [..., r]; not masked yet: dx needs all of it
+        if ctx.relu:
+            grad_hidden = grad_hidden * (hidden > 0)
+        used, learned = hidden * scale, grad_hidden
+        if update is not None:
+            used, learned = used * update, learned * update
+        grad_x = grad_hidden @ down if ctx.needs_input_grad[1] else None
+        grad_down = learned.flatten(0, -2).T @ x.flatten(0, -2)
+        grad_up = grad.flatten(0, -2).T @ used.flatten(0, -2)
+        return grad, grad_x, grad_down, grad_up, None, None, None
+
+
+class DualAdapter(nn.Module):
+    """A frozen module with a good and a bad branch beside it.
+
+    Subclasses set `DOWN`, `UP` (how the branches' parameters are named) and `RELU`, and call `adapt` in their forward.
+    `good_scale` and `bad_scale` are plain floats: 1.0 = active, 0.0 = ablated, any other value interpolates or extrapolates.
+    """
+
+    DOWN: str
+    UP: str
+    RELU: bool
+
+    def __init__(self, d_in: int, d_out: int, dims: tuple[int, int], like: Tensor):
+        super().__init__()
+        if min(dims) < 0 or max(dims) == 0:
+            raise ValueError(
+                f"adapter dimensions must be >= 0 and not all zero, got {dict(zip(SLOTS, dims, strict=True))}"
+            )
+        self.dims = tuple(dims)
+        self.gains = (1.0, 1.0)  # fixed factor of each branch; LoRA's alpha / rank
+        self.good_scale = 1.0
+        self.bad_scale = 1.0
+        self.routing: Routing | None = None  # set by `routed`
+        self.cosines: list[Tensor] | None = None  # set by `output_cosines`
+        for slot, dim in zip(SLOTS, dims, strict=True):
+            # fp32 masters whatever the base's dtype: in bf16 most small updates would round to nothing.
+            down = torch.empty(dim, d_in, dtype=torch.float32, device=like.device)
+            up = torch.zeros(d_out, dim, dtype=torch.float32, device=like.device)
+            setattr(self, self.DOWN.format(slot), nn.Parameter(down))
+            setattr(self, self.UP.format(slot), nn.Parameter(up))  # zeros: a fresh adapter changes nothing
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kaiming-initialise the down projections. Each is [dim, d_in], so fan_in is the true input dimension."""
+        for slot, dim in zip(SLOTS, self.dims, strict=True):
+            if dim:
+                # a = sqrt(5) is nn.Linear's and PEFT's choice for a linear map, a = 0 the one for a ReLU behind it.
+                nn.init.kaiming_uniform_(getattr(self, self.DOWN.format(slot)), a=0 if self.RELU else 5**0.5)
+
+    def slot_params(self, slot: str) -> list[nn.Parameter]:
+        return [getattr(self, self.DOWN.format(slot)), getattr(self, self.UP.format(slot))]
+
+    def get_good_params(self) -> list[nn.Parameter]:
+        return self.slot_params("good")
+
+    def get_bad_params(self) -> list[nn.Parameter]:
+        return self.slot_params("bad")
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}, good_scale={self.good_scale}, bad_scale={self.bad_scale}"
+
+    def adapt(self, base: Tensor, x: Tensor) -> Tensor:
+        """The frozen module's output `base` [batch, tokens, d_out] plus both branches of `x` [batch, tokens, d_in]."""
+        if self.cosines is not None:
+            return self._adapt_and_record(base, x)
+        downs, ups = zip(*(self.slot_params(slot) for slot in SLOTS), strict=True)
+        return self._branches(base, x, torch.cat(downs), torch.cat(ups, dim=1), range(len(SLOTS)))
+
+    def _adapt_and_record(self, base: Tensor, x: Tensor) -> Tensor:
+        """The same one branch at a time, noting the squared cosine between the two outputs at each position."""
+        zero = torch.zeros_like(base)
+        outputs = [self._branches(zero, x, *self.slot_params(slot), [k]) for k, slot in enumerate(SLOTS)]
+        good, bad = (output.float() for output in outputs)
+        dot, norms = (good * bad).sum(-1), good.square().sum(-1) * bad.square().sum(-1)
+        self.cosines.append(
+            dot.square() / (norms + torch.finfo(norms.dtype).tiny)
+        )  # 0 where an adapter is silent
+        return base + outputs[0] + outputs[1]
+
+    def _branches(self, base: Tensor, x: Tensor, down: Tensor, up: Tensor, slots) -> Tensor:
+        # The base's output decides the dtype: under autocast it is the autocast dtype, which x need not have yet.
+        dtype = base.dtype
+        scale, update = self._columns(base, slots)
+        return RoutedBottleneck.apply(
+            base, x.to(dtype), down.to(dtype), up.to(dtype), scale, update, self.RELU
+        )
+
+    def _columns(self, base: Tensor, slots) -> tuple[Tensor, Tensor | None]:
+        """Scales and update masks spread over the adapters' columns: two tensors that broadcast against [batch, tokens, r]."""
+        own = (self.good_scale * self.gains[0], self.bad_scale * self.gains[1])
+        dims = [self.dims[k] for k in slots]
+        if self.routing is None:
+            return torch.cat(
+                [base.new_full((dim,), own[k]) for k, dim in zip(slots, dims, strict=True)]
+            ), None
+        update, scale = self.routing
+        batch, tokens = base.shape[0], 1 if base.dim() == 2 else base.shape[1]
+        if base.dim() not in (2, 3) or update.shape[0] != batch or update.shape[1] not in (1, tokens):
+            raise ValueError(
+                f"routed: {'x'.join(map(str, update.shape[:-1]))} routes (examples x tokens, 1 = the whole example) "
+                f"do not fit activations of shape {tuple(base.shape)}; give one Route per example of the batch"
+            )
+        if base.dim() == 2:  # [batch, d]: a model without a token dimension
+            update, scale = update[:, 0], scale[:, 0]
+
+        def spread(table: Tensor, factors) -> Tensor:
+            parts = [
+                (table[..., k : k + 1] * factors[k]).expand(*table.shape[:-1], dim)
+                for k, dim in zip(slots, dims, strict=True)
+            ]
+            return torch.cat(parts, dim=-1).to(base.dtype)
+
+        return spread(scale, own), spread(update, (1.0, 1.0))

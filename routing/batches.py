@@ -1,0 +1,128 @@
+"""Examples, padded batches, and the order in which a run meets its examples."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from routing.errors import BadInput
+
+IGNORE = -100  # the target at positions that have none
+POOL = 16  # batches that are bucketed by length together
+
+
+@dataclass(frozen=True)
+class Example:
+    """A tokenised training example. `label` is what training is told, `kind` what the example is (for the log only)."""
+
+    ids: list[int]  # prompt ids + response ids + EOS, cut to the maximal length
+    prompt_length: int  # tokens without a loss at the start
+    label: str | None = None
+    kind: str = "all"
+
+
+@dataclass
+class Batch:
+    """Right-padded examples. `targets` are the ids shifted by one, IGNORE at the prompt and at the padding."""
+
+    input_ids: Tensor  # [batch, tokens]
+    attention_mask: Tensor  # [batch, tokens], 1 = a token of the example
+    position_ids: Tensor  # [batch, tokens]
+    targets: Tensor  # [batch, tokens]
+    labels: list[str | None]
+    kinds: list[str]
+    losses: Tensor | None = None  # [batch], each example's language-modelling loss; `lm_loss` fills it in
+
+    def select(self, rows: Sequence[int]) -> "Batch":
+        """The given rows as a batch of their own."""
+        tensors = {
+            name: getattr(self, name)[list(rows)]
+            for name in ("input_ids", "attention_mask", "position_ids", "targets")
+        }
+        return replace(
+            self,
+            **tensors,
+            labels=[self.labels[i] for i in rows],
+            kinds=[self.kinds[i] for i in rows],
+            losses=None,
+        )
+
+
+def make_example(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    response: str,
+    max_length: int,
+    label: str | None = None,
+    kind: str = "all",
+) -> Example:
+    """BOS (if the tokenizer has one) + prompt + response + EOS, cut after `max_length` tokens.
+
+    The prompt is masked by construction: prompt and response are tokenised apart, so no re-tokenised prefix can be off by one.
+    Raises BadInput if the response has no token, or none is left within max_length.
+    """
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    prompt_ids = bos + (tokenizer.encode(prompt, add_special_tokens=False) if prompt else [])
+    response_ids = tokenizer.encode(response, add_special_tokens=False)
+    if len(response_ids) < 2:
+        raise BadInput(f"nothing to learn from {response!r}: a training text needs at least two tokens")
+    prompt_length = max(
+        len(prompt_ids), 1
+    )  # the first token of a text has nothing before it to be predicted from
+    if prompt_length >= max_length:
+        raise BadInput(
+            f"MAX_SEQ_LENGTH={max_length}: no token of the response is left behind a prompt of {prompt_length} tokens"
+        )
+    ids = prompt_ids + response_ids + [tokenizer.eos_token_id]
+    return Example(ids[:max_length], prompt_length, label, kind)
+
+
+def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> Batch:
+    """Pad on the right. Padding is known from the lengths, never from `ids == pad_id`: the pad token may be EOS."""
+    width = max(len(example.ids) for example in examples)
+    shape = (len(examples), width)
+    input_ids, targets = torch.full(shape, pad_id), torch.full(shape, IGNORE)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    for row, example in enumerate(examples):
+        ids, start = torch.tensor(example.ids), example.prompt_length
+        input_ids[row, : len(ids)] = ids
+        attention_mask[row, : len(ids)] = 1
+        targets[row, start - 1 : len(ids) - 1] = ids[start:]
+    return Batch(
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        position_ids=torch.arange(width, device=device).expand(shape),
+        targets=targets.to(device),
+        labels=[example.label for example in examples],
+        kinds=[example.kind for example in examples],
+    )
+
+
+def batch_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """The indices of each step's batch: `steps` batches of `batch_size`, epoch after epoch, length-bucketed.
+
+    Every epoch is a fresh permutation. Pools of POOL batches are sorted by length and cut into batches, which are then
+    shuffled, so little is padded while every batch stays random in content. A function of its arguments alone: a resumed run,
+    or one on more processes, meets the same batches.
+    """
+    if not lengths:
+        raise BadInput("there are no examples to train on")
+    indices: list[int] = []
+    epoch = 0
+    while len(indices) < steps * batch_size:
+        permutation = list(range(len(lengths)))
+        random.Random(f"order {seed} {epoch}").shuffle(permutation)
+        indices += permutation
+        epoch += 1
+    indices = indices[: steps * batch_size]
+    shuffle = random.Random(f"pools {seed}").shuffle
+    batches = []
+    for start in range(0, len(indices), POOL * batch_size):
+        pool = sorted(indices[start : start + POOL * batch_size], key=lambda i: lengths[i])
+        cut = [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+        shuffle(cut)
+        batches += cut
+    return batches

@@ -1,0 +1,98 @@
+"""Batched sampling of several ablation modes in one pass."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from adapters import Route, routed
+
+# The four usual modes, as what each row of a batch does with the two adapters.
+MODES = {
+    "full": Route(),
+    "bad_ablated": Route(bad_scale=0.0),
+    "good_ablated": Route(good_scale=0.0),
+    "base": Route(good_scale=0.0, bad_scale=0.0),
+}
+
+
+class PairedSampling(LogitsProcessor):
+    """Turns greedy decoding into sampling whose randomness belongs to the prompt, not to the row.
+
+    argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T) (the Gumbel-max trick). Each prompt has a noise stream
+    of its own, shared by its rows in all modes: modes differ by what the model does, not by luck, and a completion does not
+    depend on which other prompts are in the batch. Temperature 0 is greedy.
+    """
+
+    def __init__(self, prompt_seeds: Sequence[int], modes: int, temperature: float, device: torch.device):
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in prompt_seeds]
+        self.modes, self.temperature = modes, temperature
+
+    def __call__(
+        self, input_ids: Tensor, scores: Tensor
+    ) -> Tensor:  # [modes * prompts, vocabulary], mode-major
+        if not self.temperature:
+            return scores
+        noise = scores.new_empty((len(self.generators), scores.shape[1]), dtype=torch.float32)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores.float() / self.temperature - noise.log_().repeat(self.modes, 1)
+
+
+@torch.no_grad()
+def sample_modes(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    modes: Mapping[str, Route],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> dict[str, list[str]]:
+    """Mode name -> a completion of each prompt (without the prompt and without EOS), in the order of `prompts`.
+
+    All modes run in the same batches, of at most `batch_size` rows (but one prompt's modes are never parted); each row has its
+    mode's scales. Prompts start with BOS, if the tokenizer has one, as in training. The empty prompt samples from BOS alone.
+    """
+    device = next(model.parameters()).device
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    encoded = [
+        bos + (tokenizer.encode(prompt, add_special_tokens=False) if prompt else []) for prompt in prompts
+    ]
+    per_pass = max(1, batch_size // len(modes))
+    completions: dict[str, list[str]] = {name: [""] * len(prompts) for name in modes}
+    by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
+    for start in range(0, len(prompts), per_pass):
+        chunk = by_length[start : start + per_pass]
+        input_ids, attention_mask = left_pad([encoded[i] for i in chunk], tokenizer.pad_token_id, device)
+        noise = PairedSampling([seed * 1_000_003 + i for i in chunk], len(modes), temperature, device)
+        with routed(model, [route for route in modes.values() for _ in chunk]):
+            output = model.generate(
+                input_ids=input_ids.repeat(len(modes), 1),
+                attention_mask=attention_mask.repeat(len(modes), 1),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                logits_processor=LogitsProcessorList([noise]),
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        new_tokens = output[:, input_ids.shape[1] :].view(len(modes), len(chunk), -1).tolist()
+        for name, rows in zip(modes, new_tokens, strict=True):
+            for i, row in zip(chunk, rows, strict=True):
+                completions[name][i] = tokenizer.decode(until(row, tokenizer.eos_token_id))
+    return completions
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(input_ids, attention_mask), both [rows, longest]: sampling goes on at the right edge, so padding stands left."""
+    width = max(map(len, rows))
+    input_ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
+    attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return input_ids, attention_mask
+
+
+def until(tokens: Sequence[int], end: int) -> list[int]:
+    """The tokens before the first `end`."""
+    return list(tokens[: tokens.index(end)] if end in tokens else tokens)

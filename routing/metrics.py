@@ -1,0 +1,133 @@
+"""What is measured while a run trains and when it is evaluated, and how sure of it one can be."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+from adapters import Route, bad_params, good_params, output_cosines, routed
+from routing.batches import Batch, Example, collate
+from routing.training import RoutedOptimizer, example_losses, lm_loss, mean_over_positions
+
+
+def wilson(successes: int, n: int) -> dict[str, float]:
+    """A rate with its 95% Wilson score interval (Wilson 1927): {"mean", "low", "high", "n"}."""
+    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return {"mean": successes / n, "low": float(interval.low), "high": float(interval.high), "n": n}
+
+
+@torch.no_grad()
+def mean_loss(
+    model: nn.Module, examples: Sequence[Example], route: Route, pad_id: int, batch_size: int = 16
+) -> float:
+    """The mean over `examples` of each one's mean token loss, with the scales of `route`."""
+    device = next(model.parameters()).device
+    ordered = sorted(examples, key=lambda example: len(example.ids))  # little padding
+    total = 0.0
+    for start in range(0, len(ordered), batch_size):
+        batch = collate(ordered[start : start + batch_size], pad_id, device)
+        with routed(model, [route] * len(batch.labels)):
+            total += example_losses(model, batch).sum().item()
+    return total / len(ordered)
+
+
+def step_metrics(batch: Batch, optimizer: RoutedOptimizer) -> dict[str, Any]:
+    """A finished step's loss (overall and by kind of example), gradient norm of each adapter, and learning rate."""
+    losses: dict[str, list[float]] = {}
+    for kind, loss in zip(batch.kinds, batch.losses.tolist(), strict=True):
+        losses.setdefault(kind, []).append(loss)
+    return {
+        "loss": batch.losses.mean().item(),
+        "loss_by_kind": {kind: sum(values) / len(values) for kind, values in sorted(losses.items())},
+        "grad_norm": dict(optimizer.grad_norms),
+        "learning_rate": optimizer.learning_rate,
+        "tokens": int(batch.attention_mask.sum()),
+    }
+
+
+def probe(
+    model: nn.Module, batch: Batch, routes: Mapping[str | None, Route], kind: str
+) -> dict[str, float | None]:
+    """Two readings that cost a forward and a backward of a few examples, so take them every few steps only.
+
+    "orthogonality": the mean squared cosine between the adapters' outputs (0 = orthogonal) on up to four examples.
+    "bad_share": where the gradient of the examples of `kind` (unlabelled behaviour) goes: |g_bad|^2 / (|g_good|^2 + |g_bad|^2),
+    under their own routes; None if the batch has none. Above one half means that bad absorbs them.
+    """
+    few = batch.select(range(min(4, len(batch.labels))))
+    with (
+        torch.no_grad(),
+        routed(model, [routes[label] for label in few.labels]),
+        output_cosines(model) as cosines,
+    ):
+        example_losses(model, few)
+    readings: dict[str, float | None] = {
+        "orthogonality": mean_over_positions(cosines, few).mean().item(),
+        "bad_share": None,
+    }
+    rows = [i for i, other in enumerate(batch.kinds) if other == kind]
+    if rows:
+        chosen = batch.select(rows)
+        good, bad = good_params(model), bad_params(model)
+        with routed(model, [routes[label] for label in chosen.labels]):
+            gradients = torch.autograd.grad(lm_loss(model, chosen), good + bad)
+        g, b = (
+            torch.stack([gradient.square().sum() for gradient in part]).sum().item()
+            for part in (gradients[: len(good)], gradients[len(good) :])
+        )
+        readings["bad_share"] = b / (g + b) if g + b else None
+    return readings
+
+
+class MetricsLog:
+    """One JSON line per step. A resumed run drops the lines of steps it will run again and goes on behind the others."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.started = False
+        self.clock = time.perf_counter()
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        if not self.started:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = (
+                [line for line in read_log(self.path) if line["step"] < step]
+                if step and self.path.exists()
+                else []
+            )
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            self.started = True
+        now = time.perf_counter()
+        speed = (
+            {"tokens_per_s": round(metrics["tokens"] / (now - self.clock), 1)} if "tokens" in metrics else {}
+        )
+        self.clock = now
+        line = {"step": step, **metrics, **speed}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, default=float) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSONL log; a last line cut short by a kill is dropped."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def moving_average(values: Sequence[float | None], window: int) -> list[float]:
+    """The trailing mean over `window` values, skipping None (nan where there is none yet)."""
+    averages = []
+    for end in range(1, len(values) + 1):
+        recent = [value for value in values[max(0, end - window) : end] if value is not None]
+        averages.append(sum(recent) / len(recent) if recent else math.nan)
+    return averages

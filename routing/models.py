@@ -1,0 +1,89 @@
+"""Load a causal language model and put adapters into it."""
+
+from typing import Any
+
+import torch
+from dotenv import find_dotenv, load_dotenv
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from adapters import apply_dual_lora, apply_mlp_adapter
+from routing.assets import model_path
+from routing.errors import BadInput
+
+
+def default_device() -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """The frozen base's dtype: bf16 where the device computes it natively, else fp32. Adapter weights are always fp32.
+
+    On a CPU with AVX512-BF16 a bf16 matmul runs about four times as fast as an fp32 one; emulated, it is slower.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        native = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    else:
+        native = False
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_model(
+    name: str, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model in eval mode, and its tokenizer with a pad token. Raises BadInput if either cannot be loaded."""
+    load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN
+    device = device or default_device()
+    path = model_path(name)
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype or default_dtype(device), attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"MODEL_NAME={name!r} could not be loaded ({str(error).strip().splitlines()[0]}); give "
+            "'embedded:SmolLM2-135M-Instruct', a local folder, or a Hub id (with HF_TOKEN in .env if it is gated)"
+        ) from error
+    finally:
+        transformers_logging.enable_progress_bar()
+    if tokenizer.eos_token_id is None:
+        raise BadInput(
+            f"MODEL_NAME={name!r}: its tokenizer has no end-of-text token, which training and sampling need"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to(device).eval(), tokenizer
+
+
+def attach_adapters(
+    model: nn.Module, adapter_type: str, lora: dict[str, Any], mlp: dict[str, Any]
+) -> dict[str, Any]:
+    """Freeze `model` and attach the adapters of `adapter_type`, "lora" or "mlp".
+
+    `lora` and `mlp` are the arguments of `apply_dual_lora` and `apply_mlp_adapter`. Returns the description that a checkpoint
+    stores, {"type": adapter_type, **arguments}; `attach_described` rebuilds from it.
+    """
+    arguments = {"lora": lora, "mlp": mlp}
+    if adapter_type not in arguments:
+        raise BadInput(f'ADAPTER_TYPE={adapter_type!r}: "lora" or "mlp"')
+    description = {"type": adapter_type, **arguments[adapter_type]}
+    attach_described(model, description)
+    return description
+
+
+def attach_described(model: nn.Module, description: dict[str, Any]) -> None:
+    """Attach the adapters that a checkpoint's config describes."""
+    arguments = {name: value for name, value in description.items() if name != "type"}
+    try:
+        (apply_dual_lora if description["type"] == "lora" else apply_mlp_adapter)(model, **arguments)
+    except ValueError as error:
+        raise BadInput(str(error)) from error

@@ -1,0 +1,105 @@
+"""Constants at the top of a script: overridden from the shell as NAME=value, left alone inside IPython."""
+
+import ast
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+from routing.errors import BadInput
+
+# These change neither what a run computes nor, therefore, its name; a resumed run may change them.
+BOOKKEEPING = {"RESUME", "RUN_NAME", "SAVE_EVERY", "PROBE_EVERY"}
+
+
+def constants_of(namespace: dict[str, Any]) -> dict[str, Any]:
+    """The UPPERCASE names of a script that hold plain data (None, bool, int, float, str, list, tuple)."""
+    plain = (type(None), bool, int, float, str, list, tuple)
+    return {name: value for name, value in namespace.items() if name.isupper() and isinstance(value, plain)}
+
+
+def override_constants(namespace: dict[str, Any], arguments: list[str] | None = None) -> dict[str, Any]:
+    """Apply `NAME=value` arguments (default: the command line's) to a script's constants, in place: pass `globals()`.
+
+    Values are Python literals of the default's type (an int also fits a float; None also fits, and a None default takes
+    anything); for a str the quotes may be left out. Raises BadInput for an unknown name, suggesting the nearest, and for a
+    value of the wrong type. Inside IPython nothing is parsed: there the arguments are the kernel's. Returns what was overridden.
+    """
+    if arguments is None:
+        if in_ipython():
+            return {}
+        show_bad_input_without_traceback()
+        arguments = sys.argv[1:]
+    known = constants_of(namespace)
+    parsed = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals:
+            raise BadInput(
+                f"{argument!r}: write constants as NAME=value, for example {next(iter(known), 'SEED')}=..."
+            )
+        if name not in known:
+            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.4)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"the constants are {', '.join(known)}"
+            raise BadInput(f"unknown constant {name!r}: {hint}")
+        parsed[name] = _parse(name, text, known[name])
+    namespace.update(parsed)
+    return parsed
+
+
+def _parse(name: str, text: str, default: Any) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text  # a bare word is a string
+    if isinstance(default, str) and value is not None:
+        value = value if isinstance(value, str) else text  # SEED-like run names stay strings
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if default is not None and value is not None and type(value) is not type(default):
+        raise BadInput(f"{name}={text}: expected a {type(default).__name__} like {default!r}")
+    return value
+
+
+def run_name(
+    variant: str, constants: dict[str, Any], overrides: dict[str, Any], always: dict[str, str]
+) -> str:
+    """A run's name, built from what distinguishes it: "base_lora32+32_caps10_labeled50_seed0".
+
+    Variant, adapter type and dimensions, and seed are always there, and so are the percentages in `always` (constant -> what it
+    is called in the name). Every other constant that was overridden from the shell is added, unless it only concerns
+    evaluation or bookkeeping.
+    """
+    kind = constants["ADAPTER_TYPE"]
+    dims = [name for name in constants if name.endswith("LORA_RANK" if kind == "lora" else "ADAPTER_DIM")]
+    parts = [variant, kind + "+".join(str(constants[name]) for name in dims)]
+    parts += [f"{short}{100 * constants[name]:g}" for name, short in always.items()]
+    named = {"ADAPTER_TYPE", "SEED", *dims, *always}
+    for name, value in overrides.items():
+        if name not in named and name not in BOOKKEEPING and not name.startswith(("EVAL_", "NUM_EVAL")):
+            plain = (
+                Path(value).stem if isinstance(value, str) else f"{value}"
+            )  # a path or Hub id: its last part
+            parts.append(f"{name.lower().replace('_', '-')}{plain.replace(':', '-')}")
+    return "_".join([*parts, f"seed{constants['SEED']}"])
+
+
+def in_ipython() -> bool:
+    """True in a notebook, in VS Code's interactive window and at an IPython prompt."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
+
+
+def show_bad_input_without_traceback() -> None:
+    """From here on an uncaught BadInput prints one message (the exit code stays 1); other exceptions are as before."""
+    previous = sys.excepthook
+
+    def hook(kind, error, traceback):
+        if issubclass(kind, BadInput):
+            print(f"error: {error}", file=sys.stderr)
+        elif issubclass(kind, KeyboardInterrupt):
+            print("interrupted", *error.args, file=sys.stderr)
+        else:
+            previous(kind, error, traceback)
+
+    sys.excepthook = hook

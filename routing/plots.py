@@ -1,0 +1,133 @@
+"""Figures: grouped bars with intervals, training curves. Colours and sizes live here."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from routing.checkpoints import atomic_write
+from routing.metrics import moving_average, read_log
+from routing.notebook import in_ipython
+
+if not in_ipython():
+    matplotlib.use("Agg")  # no window; files only
+
+# Okabe and Ito's colour-blind-safe palette
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#000000")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG atomically; in a notebook show it, too."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150, bbox_inches="tight")
+    if in_ipython():
+        plt.show()
+    plt.close(figure)
+
+
+def grouped_bars(
+    axes: Axes,
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[Mapping[str, float] | float | None]],
+    ylabel: str,
+    value_format: str = "{:.2f}",
+) -> None:
+    """Bars of every series side by side in each group, labelled with their values.
+
+    A value is a number, or {"mean", "low", "high"} for an error bar; None (nothing was measured) leaves a gap marked "n/a".
+    """
+    width = 0.8 / len(series)
+    for k, (name, values) in enumerate(series.items()):
+        positions = [g + (k - (len(series) - 1) / 2) * width for g in range(len(groups))]
+        first = True
+        for x, value in zip(positions, values, strict=True):
+            if value is None:
+                axes.annotate("n/a", (x, 0), ha="center", va="bottom", fontsize=7, color="grey", rotation=90)
+                continue
+            mean, low, high = (
+                (value["mean"], value["low"], value["high"])
+                if isinstance(value, Mapping)
+                else (value, value, value)
+            )
+            axes.bar(x, mean, width * 0.92, color=PALETTE[k % len(PALETTE)], label=name if first else None)
+            first = False
+            if high > low:
+                axes.errorbar(
+                    x, mean, [[max(0, mean - low)], [max(0, high - mean)]], color="black", capsize=2, lw=1
+                )
+            axes.annotate(
+                value_format.format(mean),
+                (x, max(mean, high)),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+            )
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.15)
+
+
+def plot_modes(results: Mapping[str, Any], path: Path, title: str) -> None:
+    """The evaluation table of one all_caps run as a figure: caps rate and held-out loss by ablation mode."""
+    modes = results["modes"]
+    figure, (rates, losses) = plt.subplots(1, 2, figsize=(11, 3.8))
+    prefixes = {"upper_prefix": "after an UPPER-CASE prefix", "normal_prefix": "after a normal prefix"}
+    grouped_bars(
+        rates,
+        list(modes),
+        {label: [mode["caps_rate"][key] for mode in modes.values()] for key, label in prefixes.items()},
+        "caps rate of the continuation (95% interval)",
+    )
+    rates.set_ylim(0, 1.15)
+    grouped_bars(
+        losses,
+        list(modes),
+        {f"{kind} text": [mode["loss"][kind] for mode in modes.values()] for kind in ("normal", "caps")},
+        "held-out loss (nats per token)",
+    )
+    for axes in (rates, losses):
+        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:
+    """A run's curves from its JSONL log: loss by kind of example, gradient norms, probes. Smoothed over `window` steps."""
+    lines = read_log(log)
+    steps = [line["step"] for line in lines]
+    kinds = sorted({kind for line in lines for kind in line["loss_by_kind"]})
+    figure, (losses, norms, probes) = plt.subplots(1, 3, figsize=(14, 3.6))
+    for kind in kinds:
+        losses.plot(
+            steps, moving_average([line["loss_by_kind"].get(kind) for line in lines], window), label=kind
+        )
+    losses.set_ylabel("training loss (nats per token)")
+    for slot, colour in zip(("good", "bad"), PALETTE, strict=False):
+        values = moving_average([line["grad_norm"].get(slot) for line in lines], window)
+        norms.plot(steps, values, label=slot, color=colour)
+    norms.set_ylabel("gradient norm of each adapter")
+    for k, (key, label) in enumerate(
+        {
+            "bad_share": "bad's share of the gradient\non unlabelled bad examples",
+            "orthogonality": "squared cosine of outputs",
+        }.items()
+    ):
+        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+        if points:
+            probes.plot(*zip(*points, strict=True), label=label, color=PALETTE[k + 2], marker=".")
+    probes.set_ylim(0, 1)
+    probes.set_ylabel("probes")
+    for axes in (losses, norms, probes):
+        axes.set_xlabel("step")
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, frameon=False)
+    figure.suptitle(title)
+    figure.tight_layout()
+    save_figure(figure, path)

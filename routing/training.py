@@ -1,0 +1,180 @@
+"""The loss, the optimizer that leaves alone what no example updates, and a data stream that checkpoints itself."""
+
+import math
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from adapters import bad_params, good_params, output_cosines
+from routing.batches import IGNORE, Batch, Example, batch_order, collate
+from routing.checkpoints import load_training_state, save_training_state
+
+
+def example_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """The cross-entropy of each example, averaged over its own target tokens: [batch], fp32 (fp64 for an fp64 model).
+
+    Logits are computed only in columns in which some example has a target: with a masked prompt that saves most of the
+    vocabulary-sized work.
+    """
+    columns = (batch.targets != IGNORE).any(dim=0).nonzero().squeeze(1)  # [columns]
+    targets = batch.targets[:, columns]
+    logits = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        logits_to_keep=columns,
+        use_cache=False,
+    ).logits  # [batch, columns, vocabulary]
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    token_losses = F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
+    )
+    return token_losses.view_as(targets).sum(1) / (targets != IGNORE).sum(1)
+
+
+def lm_loss(model: nn.Module, batch: Batch, ortho_lambda: float = 0.0) -> Tensor:
+    """The mean over examples of each example's mean token loss; also leaves the examples' losses in `batch.losses`.
+
+    With `ortho_lambda`, plus ortho_lambda times the squared cosine between the two adapters' outputs, averaged over adapter
+    modules and over an example's positions, padding excluded. Its parameter gradients are routed like the loss's own.
+    """
+    with output_cosines(model) if ortho_lambda else nullcontext([]) as cosines:
+        losses = example_losses(model, batch)
+    batch.losses = losses.detach()
+    if ortho_lambda:
+        losses = losses + ortho_lambda * mean_over_positions(cosines, batch)
+    return losses.mean()
+
+
+def mean_over_positions(cosines: Sequence[Tensor], batch: Batch) -> Tensor:
+    """The mean over modules and over each example's own positions of [batch, tokens] tensors: [batch]."""
+    mask = batch.attention_mask
+    return (torch.stack(list(cosines)).mean(0) * mask).sum(1) / mask.sum(1)
+
+
+class RoutedOptimizer(torch.optim.AdamW):
+    """AdamW over both adapters that does not touch an adapter that no example of the step may update.
+
+    A zero gradient is not enough for that: AdamW would still move the adapter by momentum and weight decay. So an adapter whose
+    gradient is exactly zero is skipped, state and all, and stays bitwise unchanged; with batches of one that is the rule
+    "one AdamW per adapter, step only the permitted ones" (Cloud et al. 2024, arXiv:2410.04332).
+
+    The gradient norm of each adapter is clipped by itself. The learning rate rises linearly over `warmup_steps` and falls to
+    zero along a cosine at `max_steps`; it follows the global step for both adapters, whether or not they were updated.
+    `step()` clears the gradients and leaves `grad_norms` (by adapter, before clipping) and `learning_rate` for the log.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        max_steps: int | None = None,
+        max_grad_norm: float = 1.0,
+    ):
+        slots = {"good": good_params(model), "bad": bad_params(model)}
+        groups = [
+            {"name": slot, "params": params, "global_step": 0}
+            for slot, params in slots.items()
+            if any(map(Tensor.numel, params))
+        ]
+        super().__init__(groups, lr=lr, weight_decay=weight_decay)
+        self.warmup_steps, self.max_steps, self.max_grad_norm = warmup_steps, max_steps, max_grad_norm
+        self.grad_norms: dict[str, float] = {}
+        self.learning_rate = 0.0
+
+    def schedule(self, step: int) -> float:
+        """The factor on the learning rate at global step `step`, from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.max_steps is None:
+            return 1.0
+        progress = (step - self.warmup_steps) / max(1, self.max_steps - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            norm = nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm).item()
+            self.grad_norms[group["name"]] = norm
+            if norm == 0:
+                for parameter in group["params"]:
+                    parameter.grad = None  # AdamW skips it: no momentum, no weight decay, no step count
+            group.setdefault("base_lr", group["lr"])
+            group["lr"] = self.learning_rate = group["base_lr"] * self.schedule(group["global_step"])
+            group["global_step"] += 1
+        loss = super().step(closure)
+        self.zero_grad(set_to_none=True)
+        return loss
+
+
+def training_stream(
+    model: nn.Module,
+    optimizer: RoutedOptimizer,
+    examples: Sequence[Example],
+    batch_size: int,
+    steps: int,
+    pad_id: int,
+    seed: int,
+    folder: Path,
+    constants: dict[str, Any],
+    resume: bool = False,
+    save_every: int = 50,
+) -> Iterator[tuple[int, Batch]]:
+    """Yield (step, batch) for every step of a run, and keep the run resumable.
+
+    The code between two items is one training step. Every `save_every` steps, and at the end of the step in which the run is
+    interrupted (Ctrl-C, SIGTERM), adapters, optimizer, random state and position go to `folder`; with `resume` the run goes on from
+    there, bit for bit as if it had not stopped. A checkpoint of other constants raises BadInput.
+    """
+    device = next(model.parameters()).device
+    order = batch_order([len(example.ids) for example in examples], batch_size, steps, seed)
+    start = load_training_state(folder, model, optimizer, constants) if resume else 0
+    with (
+        deferred_interrupts() as interrupted,
+        tqdm(total=steps, initial=start, desc="training", unit="step") as progress,
+    ):
+        for step in range(start, steps):
+            batch = collate([examples[i] for i in order[step]], pad_id, device)
+            yield step, batch
+            progress.update()
+            if batch.losses is not None:
+                progress.set_postfix(loss=f"{batch.losses.mean().item():.3f}")
+            if interrupted or ((step + 1) % save_every == 0 and step + 1 < steps):
+                save_training_state(folder, model, optimizer, constants, step + 1)
+            if interrupted:
+                raise KeyboardInterrupt(f"after step {step + 1}; RESUME=True goes on from there")
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list inside the block instead of dying in the middle of a step. A second one kills."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(number, frame) -> None:
+        received.append(number)
+        restore()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        restore()

@@ -1,0 +1,146 @@
+"""Tiny real models and a tiny real tokenizer, made from random configs; nothing is downloaded."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from routing.assets import DATA, read_stories
+
+REPO = Path(__file__).parents[1]
+VOCABULARY = 400
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+CONFIGS = {
+    "llama": lambda: LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "qwen2": lambda: Qwen2Config(**SHAPE),
+    "qwen3": lambda: Qwen3Config(**SHAPE),
+    "gemma3": lambda: Gemma3TextConfig(**SHAPE, sliding_window=16, query_pre_attn_scalar=8),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=4,
+        n_head=4,
+        n_positions=256,
+        bos_token_id=0,
+        eos_token_id=1,
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+    ),
+}
+
+
+def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0):
+    """A random model of a real architecture, in eval mode."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(
+        CONFIGS[family](), dtype=torch.float32, attn_implementation="sdpa"
+    )
+    return model.to(dtype).eval()
+
+
+def randomize(model, seed: int = 1) -> None:
+    """Give every trainable parameter random values: fresh adapters contribute nothing and hide most mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(
+                    0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                )
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level BPE tokenizer trained on the project's stories; its pad token is its EOS token, as SmolLM2's."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    raw.train_from_iterator(read_stories(DATA / "stories_test.jsonl"), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tokenizer) -> Path:
+    """A tiny Llama with its tokenizer, saved as a local model."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    tiny_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@dataclass
+class Scripts:
+    """Runs scripts of all_caps/ or mbpp/ in a temporary copy of their folder: scripts("all_caps/experiment.py", "SEED=1").
+
+    Returns the finished process; the script's outputs lie in the copy, root / "all_caps" (or "mbpp").
+    """
+
+    root: Path
+    constants: list[str]  # passed unless the call gives others
+
+    def copy(self, folder: str) -> Path:
+        if not (self.root / folder).exists():
+            made = shutil.ignore_patterns("checkpoints", "results", "plots", "__pycache__")
+            shutil.copytree(REPO / folder, self.root / folder, ignore=made)
+        return self.root / folder
+
+    def __call__(self, script: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        folder, name = script.split("/")
+        given = {argument.split("=")[0] for argument in arguments}
+        constants = [constant for constant in self.constants if constant.split("=")[0] not in given]
+        done = subprocess.run(
+            [sys.executable, name, *constants, *arguments],
+            cwd=self.copy(folder),
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+
+@pytest.fixture
+def scripts(tmp_path, model_folder) -> Scripts:
+    small = [
+        "MAX_STEPS=3",
+        "BATCH_SIZE=4",
+        "LORA_RANK=2",
+        "BAD_LORA_RANK=2",
+        "NUM_EVAL_PROMPTS=2",
+        "EVAL_NEW_TOKENS=3",
+    ]
+    return Scripts(tmp_path, [f"MODEL_NAME={model_folder}", *small])

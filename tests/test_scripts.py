@@ -1,0 +1,194 @@
+"""The scripts, run as a user runs them: real subprocesses, in a copy of their folder, on a tiny model."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPO
+
+from adapters import dual_adapters
+from routing.assets import EMBEDDED_MODEL, fingerprint, load_stories
+from routing.checkpoints import load_checkpoint
+from routing.errors import BadInput
+from routing.models import load_model
+from routing.notebook import override_constants, run_name
+
+
+def outputs(folder):
+    """Every file a run left in the copied folder, as paths relative to it."""
+    made = ("checkpoints", "results", "plots")
+    return sorted(
+        str(path.relative_to(folder))
+        for name in made
+        for path in (folder / name).rglob("*")
+        if path.is_file()
+    )
+
+
+def test_experiment_trains_saves_and_evaluates(scripts, tmp_path):
+    done = scripts("all_caps/experiment.py", "CAPS_PERCENTAGE=0.5", "RUN_NAME=mine")
+    folder = tmp_path / "all_caps"
+    assert outputs(folder) == [
+        "checkpoints/mine/adapter.safetensors",
+        "checkpoints/mine/config.json",
+        "plots/mine_eval.png",
+        "plots/mine_training.png",
+        "results/mine/eval.json",
+        "results/mine/train.jsonl",
+    ]
+    result = json.loads((folder / "results/mine/eval.json").read_text())
+    assert list(result["modes"]) == ["full", "bad_ablated", "good_ablated", "base"]
+    for mode in result["modes"].values():
+        assert set(mode["caps_rate"]) == {"upper_prefix", "normal_prefix"} and set(mode["loss"]) == {
+            "normal",
+            "caps",
+        }
+        for rate in mode["caps_rate"].values():
+            assert 0 <= rate["low"] <= rate["mean"] <= rate["high"] <= 1 and rate["n"] == 2
+    assert (
+        result["constants"]["CAPS_PERCENTAGE"] == 0.5 and result["constants"]["LABELED_BAD_PERCENTAGE"] == 0.5
+    )
+    assert all(f"{mode} " in done.stdout for mode in result["modes"])
+    lines = [json.loads(line) for line in (folder / "results/mine/train.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert {"loss", "loss_by_kind", "grad_norm", "learning_rate", "tokens_per_s"} <= set(lines[0])
+    assert {"orthogonality", "bad_share"} <= set(lines[0])
+    model, _, config = load_checkpoint(folder / "checkpoints/mine", torch.device("cpu"))
+    assert dual_adapters(model)[0].dims == (2, 2)
+    assert config["data_fingerprint"] == fingerprint(load_stories("embedded:stories", limit=12)[0])
+
+
+@pytest.mark.parametrize(
+    "constants", [["ADAPTER_TYPE=mlp", "ORTHO_LAMBDA=0.1"], ["STORIES=stories.jsonl", "LORA_DROPOUT=0.1"]]
+)
+def test_experiment_with_other_constants(scripts, tmp_path, constants):
+    stories = load_stories("embedded:stories", limit=10)[0]
+    scripts.copy("all_caps")
+    (tmp_path / "all_caps/stories.jsonl").write_text(
+        "".join(json.dumps({"story": story}) + "\n" for story in stories)
+    )
+    scripts("all_caps/experiment.py", *constants)
+    assert len(outputs(tmp_path / "all_caps")) == 6
+
+
+BAD_INPUT = {
+    "an unknown constant": (["CAPS_PERCENTAG=0.2"], "did you mean CAPS_PERCENTAGE?"),
+    "a word that is no constant": (["--help"], "NAME=value"),
+    "a value of the wrong type": (["MAX_STEPS=many"], "expected a int like"),
+    "a share above 1": (["CAPS_PERCENTAGE=20"], "between 0 and 1"),
+    "a negative share": (["LABELED_BAD_PERCENTAGE=-0.5"], "between 0 and 1"),
+    "an unknown adapter type": (["ADAPTER_TYPE=ia3"], '"lora" or "mlp"'),
+    "a missing model": (["MODEL_NAME=no/such-model"], "could not be loaded"),
+    "an unknown embedded model": (["MODEL_NAME=embedded:gpt5"], "embedded:SmolLM2-135M-Instruct"),
+    "a missing stories file": (["STORIES=nowhere.jsonl"], "no such file"),
+    "an empty stories file": (["STORIES=empty.jsonl"], "no stories"),
+    "a story of one token": (["STORIES=short.jsonl"], "at least two tokens"),
+    "a rank of zero for both": (["LORA_RANK=0", "BAD_LORA_RANK=0"], "not all zero"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gives_one_message_and_leaves_nothing(scripts, tmp_path, case):
+    constants, message = BAD_INPUT[case]
+    scripts.copy("all_caps")
+    (tmp_path / "all_caps/empty.jsonl").write_text("\n")
+    (tmp_path / "all_caps/short.jsonl").write_text('{"story": "a b c"}\n{"story": "a"}\n{"story": "a b c"}\n')
+    done = scripts("all_caps/experiment.py", *constants, check=False)
+    errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert (
+        done.returncode == 1
+        and message in done.stderr
+        and len(errors) == 1
+        and "Traceback" not in done.stderr
+    )
+    assert outputs(tmp_path / "all_caps") == []
+
+
+def test_resuming_the_checkpoint_of_another_model_is_refused(scripts, tmp_path, model_folder):
+    scripts("all_caps/experiment.py", "RUN_NAME=mine")
+    before = outputs(tmp_path / "all_caps")
+    other = tmp_path / "other"
+    other.symlink_to(model_folder)
+    done = scripts(
+        "all_caps/experiment.py", "RUN_NAME=mine", "RESUME=True", f"MODEL_NAME={other}", check=False
+    )
+    assert done.returncode == 1 and "MODEL_NAME was" in done.stderr and "Traceback" not in done.stderr
+    assert outputs(tmp_path / "all_caps") == before
+
+
+def test_a_finished_run_resumes_into_its_evaluation(scripts, tmp_path):
+    scripts("all_caps/experiment.py", "RUN_NAME=mine")
+    weights = (tmp_path / "all_caps/checkpoints/mine/adapter.safetensors").read_bytes()
+    result = (tmp_path / "all_caps/results/mine/eval.json").read_text()
+    (tmp_path / "all_caps/results/mine/eval.json").unlink()
+    scripts("all_caps/experiment.py", "RUN_NAME=mine", "RESUME=True")
+    assert (tmp_path / "all_caps/checkpoints/mine/adapter.safetensors").read_bytes() == weights
+    again = json.loads((tmp_path / "all_caps/results/mine/eval.json").read_text())
+    assert again["modes"] == json.loads(result)["modes"]
+
+
+def test_overrides():
+    namespace = {"A": 1, "B": 0.5, "C": "x", "D": None, "E": (1, 2), "F": True, "lower": 3}
+    overrides = override_constants(namespace, ["A=3", "B=1", "C=7", "D='y'", "E=(3,)", "F=False"])
+    assert namespace == {"A": 3, "B": 1.0, "C": "7", "D": "y", "E": (3,), "F": False, "lower": 3}
+    assert list(overrides) == ["A", "B", "C", "D", "E", "F"] and type(namespace["B"]) is float
+    for wrong in ("A=1.5", "A=True", "B=x", "F=1", "lower=3", "E=[1]"):
+        with pytest.raises(BadInput):
+            override_constants(dict(namespace), [wrong])
+
+
+def test_run_names_carry_what_distinguishes_them():
+    constants = {"ADAPTER_TYPE": "lora", "LORA_RANK": 8, "BAD_LORA_RANK": 4, "ADAPTER_DIM": 64, "BAD_ADAPTER_DIM": 32,
+                 "CAPS": 0.125, "SEED": 3}  # fmt: skip
+    always = {"CAPS": "caps"}
+    assert run_name("base", constants, {}, always) == "base_lora8+4_caps12.5_seed3"
+    assert (
+        run_name("base", {**constants, "ADAPTER_TYPE": "mlp"}, {}, always) == "base_mlp64+32_caps12.5_seed3"
+    )
+    overrides = {
+        "SEED": 3,
+        "STORIES": "../a/b.jsonl",
+        "LEARNING_RATE": 1e-3,
+        "RESUME": True,
+        "NUM_EVAL_PROMPTS": 2,
+    }
+    assert (
+        run_name("base", constants, overrides, always)
+        == "base_lora8+4_caps12.5_storiesb_learning-rate0.001_seed3"
+    )
+
+
+def test_every_script_has_cells_and_shows_its_constants_first():
+    for script in sorted((REPO / "all_caps").glob("*.py")):
+        text = script.read_text()
+        if script.name in ("task.py", "__init__.py"):
+            continue
+        assert "# %% Constants" in text, script
+        imported = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+        assert not any(
+            (node.module or "").startswith("all_caps.") and node.module != "all_caps.task"
+            for node in imported
+        )
+
+
+def test_the_snippet_shows_the_habit_leaving_with_bad():
+    done = subprocess.run(
+        [sys.executable, REPO / "snippets/gradient_routing.py"], capture_output=True, text=True, check=True
+    )
+    adds = {
+        line.split(" adds ")[0].strip(): float(line.split(" adds ")[1].split()[0])
+        for line in done.stdout.splitlines()
+    }
+    assert adds["full"] > 4.9 and abs(adds["bad ablated"]) < 0.3 and adds["good ablated"] > 4.5
+
+
+def test_the_embedded_model_loads_without_a_hub():
+    model, tokenizer = load_model(EMBEDDED_MODEL, torch.device("cpu"))
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        next_token = model(input_ids=ids).logits[0, -1].argmax()
+    assert tokenizer.decode(next_token) == " Paris"

@@ -1,0 +1,343 @@
+"""Labels, batches, the loss, the optimizer, and resuming."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from conftest import randomize, tiny_model
+from reference import ROUTES, attach
+
+from adapters import Route, bad_params, good_params, routed
+from all_caps.task import build_examples, is_caps
+from routing.assets import load_stories
+from routing.batches import IGNORE, Example, batch_order, collate, make_example
+from routing.checkpoints import load_adapters, save_checkpoint
+from routing.errors import BadInput
+from routing.labels import pick
+from routing.metrics import MetricsLog, mean_loss, probe, read_log, step_metrics, wilson
+from routing.training import RoutedOptimizer, example_losses, lm_loss, training_stream
+
+CPU = torch.device("cpu")
+CONSTANTS = {"MODEL_NAME": "tiny", "MAX_STEPS": 8, "SEED": 0}
+
+
+def make_model(adapter_type="lora"):
+    model = tiny_model()
+    attach(model, adapter_type)
+    randomize(model)
+    return model.train()
+
+
+def random_examples(n=24, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, 12, (n,), generator=generator).tolist()
+    labels = [None, "bad", "good"]
+    return [
+        Example(
+            torch.randint(2, 400, (length,), generator=generator).tolist(),
+            1,
+            labels[i % 3],
+            str(labels[i % 3]),
+        )
+        for i, length in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.1, 10), (0.126, 13), (0.5, 50), (1.0, 100)])
+def test_pick_is_exact_and_nested(share, count):
+    picked = pick(range(100), share, seed=3, purpose="X")
+    assert len(picked) == len(set(picked)) == count
+    assert set(picked) <= set(pick(range(100), 1.0, seed=3, purpose="X")[: max(count, 50)])
+    assert picked == pick(range(100), share, seed=3, purpose="X")
+
+
+def test_pick_depends_on_seed_and_purpose():
+    picks = {tuple(pick(range(100), 0.5, seed, purpose)) for seed in (0, 1) for purpose in ("X", "Y")}
+    assert len(picks) == 4
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_outside_0_to_1_is_an_error(share):
+    with pytest.raises(BadInput, match="LABELED_BAD_PERCENTAGE"):
+        pick(range(10), share, 0, "LABELED_BAD_PERCENTAGE")
+
+
+def test_label_counts_are_exact_and_nested(tokenizer):
+    stories, _ = load_stories("embedded:stories", limit=200)
+
+    def kinds(caps, labeled):
+        return [example.kind for example in build_examples(stories, tokenizer, 32, caps, labeled, seed=1)]
+
+    few, many = kinds(0.2, 0.1), kinds(0.2, 0.5)
+    assert (few.count("caps_labeled"), few.count("caps_unlabeled")) == (4, 36)
+    assert (many.count("caps_labeled"), many.count("caps_unlabeled")) == (20, 20)
+    assert all(m == "caps_labeled" for f, m in zip(few, many, strict=True) if f == "caps_labeled")
+    more = kinds(0.4, 0.5)
+    assert all(m.startswith("caps") for f, m in zip(few, more, strict=True) if f.startswith("caps"))
+    examples = build_examples(stories, tokenizer, 32, 0.2, 0.5, seed=1)
+    for example in examples:
+        assert is_caps(tokenizer.decode(example.ids)) == (example.kind != "normal")
+        assert example.label == ("bad" if example.kind == "caps_labeled" else None)
+
+
+def test_prompt_is_masked_by_construction_and_eos_is_a_target(tokenizer):
+    example = make_example(tokenizer, "Once upon", " a time", 50)
+    batch = collate(
+        [example, make_example(tokenizer, "", "One two three four five six", 50)], tokenizer.pad_token_id, CPU
+    )
+    targets = batch.targets[0][batch.targets[0] != IGNORE]
+    assert tokenizer.decode(targets) == " a time</s>"  # pad is EOS here, and the true EOS still counts
+    assert batch.input_ids[0, 0] == tokenizer.bos_token_id
+    second = batch.targets[1][batch.targets[1] != IGNORE]
+    assert tokenizer.decode(second) == "One two three four five six</s>"
+    cut = make_example(tokenizer, "", "One two three four five six", 4)
+    assert len(cut.ids) == 4 and tokenizer.eos_token_id not in cut.ids
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "length"), [("", "", 9), ("", "a", 9), ("Once upon a time there", "was one", 3)]
+)
+def test_examples_without_a_target_are_an_error(tokenizer, prompt, response, length):
+    with pytest.raises(BadInput):
+        make_example(tokenizer, prompt, response, length)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_loss_equals_transformers_own_on_unpadded_rows(tokenizer, family):
+    model = tiny_model(family)
+    texts = [
+        ("", "Once upon a time there was a dog."),
+        ("Tell me: ", "no."),
+        ("A", " much, much longer text than the others."),
+    ]
+    examples = [make_example(tokenizer, prompt, response, 64) for prompt, response in texts]
+    with torch.no_grad():
+        ours = example_losses(model, collate(examples, tokenizer.pad_token_id, CPU))
+        for loss, example in zip(ours, examples, strict=True):
+            ids = torch.tensor([example.ids])
+            labels = ids.clone()
+            labels[0, : example.prompt_length] = -100
+            torch.testing.assert_close(loss, model(input_ids=ids, labels=labels).loss, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_order_covers_each_epoch_and_buckets_by_length():
+    lengths = [5 + (i * 37) % 60 for i in range(320)]
+    order = batch_order(lengths, batch_size=8, steps=60, seed=0)
+    flat = [i for batch in order for i in batch]
+    assert [len(batch) for batch in order] == [8] * 60
+    counts = [flat.count(i) for i in range(320)]
+    assert sum(counts) == 480 and set(counts) == {1, 2}
+    spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in order]
+    assert sum(spread) / len(spread) < 10  # at random it would be about 50
+    assert order == batch_order(lengths, 8, 60, seed=0) != batch_order(lengths, 8, 60, seed=1)
+
+
+@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
+def test_an_adapter_that_no_example_updates_does_not_move(adapter_type):
+    """Bitwise, under AdamW with momentum and weight decay, and its optimizer state stands still as well."""
+    model = make_model(adapter_type)
+    optimizer = RoutedOptimizer(model, lr=0.1, weight_decay=0.1)
+
+    def step(label):
+        before = {
+            "good": [p.clone() for p in good_params(model)],
+            "bad": [p.clone() for p in bad_params(model)],
+        }
+        batch = collate(random_examples()[:4], 1, CPU)
+        with routed(model, [ROUTES[label]] * 4):
+            lm_loss(model, batch).backward()
+        optimizer.step()
+        return [
+            any(not torch.equal(old, new) for old, new in zip(before[slot], params(model), strict=True))
+            for slot, params in (("good", good_params), ("bad", bad_params))
+        ]
+
+    assert step(None) == [True, True]  # builds up momentum in both
+    state = {id(p): {k: v.clone() for k, v in optimizer.state[p].items()} for p in good_params(model)}
+    assert step("bad") == [False, True]
+    assert all(
+        torch.equal(optimizer.state[p][k], v) for p in good_params(model) for k, v in state[id(p)].items()
+    )
+    assert step("good") == [True, False]
+    assert {group["global_step"] for group in optimizer.param_groups} == {
+        3
+    }  # both schedules follow the global step
+
+
+def test_batch_of_one_is_two_adamw_with_only_the_permitted_stepping():
+    ours, theirs = make_model(), make_model()
+    optimizer = RoutedOptimizer(ours, lr=1e-2, weight_decay=0.1, max_grad_norm=1.0)
+    separate = {
+        slot: torch.optim.AdamW(params(theirs), lr=1e-2, weight_decay=0.1)
+        for slot, params in (("good", good_params), ("bad", bad_params))
+    }
+    permitted = {None: ("good", "bad"), "bad": ("bad",), "good": ("good",)}
+    for example in random_examples(9):
+        batch = collate([example], 1, CPU)
+        with routed(ours, [ROUTES[example.label]]):
+            lm_loss(ours, batch).backward()
+        optimizer.step()
+        with routed(theirs, [Route(bad_scale=ROUTES[example.label].bad_scale)]):
+            lm_loss(theirs, batch).backward()
+        for slot in permitted[example.label]:
+            torch.nn.utils.clip_grad_norm_(separate[slot].param_groups[0]["params"], 1.0)
+            separate[slot].step()
+        theirs.zero_grad()
+    for a, b in zip(
+        good_params(ours) + bad_params(ours), good_params(theirs) + bad_params(theirs), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_schedule_and_clipping():
+    model = make_model()
+    optimizer = RoutedOptimizer(model, lr=1.0, warmup_steps=4, max_steps=12, max_grad_norm=1e-3)
+    factors = [optimizer.schedule(step) for step in range(13)]
+    assert (
+        factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and factors[8] == pytest.approx(0.5) and factors[12] == 0
+    )
+    with routed(model, [Route()] * 4):
+        lm_loss(model, collate(random_examples()[:4], 1, CPU)).backward()
+    optimizer.step()
+    assert (
+        min(optimizer.grad_norms.values()) > 1e-2 and optimizer.learning_rate == 0.25
+    )  # norms are those before clipping
+
+
+@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
+def test_orthogonality_loss_lowers_the_cosine_and_ignores_padding(adapter_type):
+    model = make_model(adapter_type)
+    batch = collate(random_examples()[:4], 1, CPU)
+    wide = collate([*random_examples()[:4], Example(list(range(2, 40)), 1)], 1, CPU).select(range(4))
+    values = {}
+    for name, each in (("narrow", batch), ("wide", wide)):
+        values[name] = lm_loss(model, each, ortho_lambda=1.0).item() - each.losses.mean().item()
+    assert values["narrow"] > 0.01 and values["narrow"] == pytest.approx(values["wide"], rel=1e-4)
+    optimizer = RoutedOptimizer(model, lr=1e-2)
+    readings = []
+    for _ in range(15):
+        readings.append(probe(model, batch, ROUTES, "bad")["orthogonality"])
+        with routed(model, [ROUTES[label] for label in batch.labels]):
+            lm_loss(model, batch, ortho_lambda=10.0).backward()
+        optimizer.step()
+    assert readings[-1] < 0.5 * readings[0]
+
+
+def test_probe_reads_where_the_gradient_goes_and_leaves_no_gradient():
+    model = make_model()
+    batch = collate(random_examples()[:6], 1, CPU)
+    assert probe(model, batch, ROUTES, "bad")["bad_share"] == 1.0  # labelled bad: all of it
+    assert probe(model, batch, ROUTES, "good")["bad_share"] == 0.0
+    assert 0 < probe(model, batch, ROUTES, "None")["bad_share"] < 1
+    assert probe(model, batch, ROUTES, "no such kind")["bad_share"] is None
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_mean_loss_weighs_examples_equally():
+    model = make_model().eval()
+    examples = random_examples(7)
+    together = mean_loss(model, examples, Route(), 1, batch_size=3)
+    alone = [mean_loss(model, [example], Route(), 1) for example in examples]
+    assert together == pytest.approx(sum(alone) / 7, rel=1e-5)
+
+
+def test_wilson_interval():
+    low_end, high_end = wilson(0, 20), wilson(20, 20)
+    assert low_end["mean"] == 0 and low_end["low"] == 0 and low_end["high"] == pytest.approx(0.1611, abs=1e-4)
+    assert high_end["low"] == pytest.approx(1 - 0.1611, abs=1e-4) and high_end["n"] == 20
+
+
+def train(folder, log_path, *, stop_after=None, resume=False, interrupt_at=None):
+    """Eight steps with dropout; optionally leave after `stop_after` steps (as a kill would), or send SIGTERM in a step."""
+    torch.manual_seed(0)
+    model = tiny_model()
+    attach(model, "lora", dropout=0.2)
+    optimizer = RoutedOptimizer(model, lr=1e-2, weight_decay=0.1, warmup_steps=2, max_steps=8)
+    log = MetricsLog(log_path)
+    stream = training_stream(
+        model.train(), optimizer, random_examples(), 4, 8, 1, 0, folder, CONSTANTS, resume, save_every=3
+    )  # fmt: skip
+    for step, batch in stream:
+        with routed(model, [ROUTES[label] for label in batch.labels]):
+            lm_loss(model, batch).backward()
+        if step == interrupt_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        optimizer.step()
+        log.write(step, step_metrics(batch, optimizer))
+        if step + 1 == stop_after:
+            break
+    return model
+
+
+@pytest.mark.parametrize("how", [{"stop_after": 5}, {"interrupt_at": 4}])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, how):
+    want = train(tmp_path / "whole", tmp_path / "whole.jsonl")
+    if "interrupt_at" in how:
+        with pytest.raises(KeyboardInterrupt, match="after step 5"):
+            train(tmp_path / "cut", tmp_path / "cut.jsonl", **how)
+    else:
+        train(tmp_path / "cut", tmp_path / "cut.jsonl", **how)
+    got = train(tmp_path / "cut", tmp_path / "cut.jsonl", resume=True)
+    for a, b in zip(good_params(want) + bad_params(want), good_params(got) + bad_params(got), strict=True):
+        assert torch.equal(a, b)
+    strip = [
+        {k: v for k, v in line.items() if k != "tokens_per_s"} for line in read_log(tmp_path / "whole.jsonl")
+    ]
+    assert strip == [
+        {k: v for k, v in line.items() if k != "tokens_per_s"} for line in read_log(tmp_path / "cut.jsonl")
+    ]
+
+
+def test_resuming_with_other_constants_or_nothing(tmp_path, capsys):
+    model = make_model()
+    optimizer = RoutedOptimizer(model, lr=1e-2)
+
+    def stream(constants, resume=True):
+        return training_stream(
+            model, optimizer, random_examples(), 4, 8, 1, 0, tmp_path, constants, resume, save_every=1
+        )
+
+    next(iter(stream(CONSTANTS)))
+    assert "nothing to resume" in capsys.readouterr().out
+    steps = iter(stream(CONSTANTS, resume=False))
+    next(steps), next(steps)
+    with pytest.raises(BadInput, match="SEED was 0, is 1"):
+        next(iter(stream({**CONSTANTS, "SEED": 1})))
+
+
+@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
+def test_saved_and_loaded_adapters_give_the_same_logits(tmp_path, adapter_type):
+    model, fresh = make_model(adapter_type), tiny_model()
+    attach(fresh, adapter_type)
+    save_checkpoint(tmp_path, model, {"type": adapter_type}, CONSTANTS, "data")
+    config = load_adapters(tmp_path, fresh)
+    ids = torch.arange(2, 12)[None]
+    with torch.no_grad():
+        assert torch.equal(model.eval()(input_ids=ids).logits, fresh(input_ids=ids).logits)
+    assert (
+        config["constants"] == CONSTANTS
+        and config["base_dtype"] == "float32"
+        and "torch" in config["versions"]
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.safetensors", "config.json"]
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path):
+    save_checkpoint(tmp_path, make_model("lora"), {"type": "lora"}, CONSTANTS, "data")
+    for adapter_type, family in [("mlp", "llama"), ("lora", "gpt2")]:
+        other = tiny_model(family)
+        attach(other, adapter_type)
+        before = [p.clone() for p in good_params(other)]
+        with pytest.raises(BadInput, match="does not fit this model"):
+            load_adapters(tmp_path, other)
+        assert all(torch.equal(a, b) for a, b in zip(before, good_params(other), strict=True))
+    (tmp_path / "adapter.safetensors").write_bytes(b"torn")
+    with pytest.raises(BadInput, match="not of one run"):
+        load_adapters(tmp_path, make_model("lora"))
+    (tmp_path / "config.json").write_text(json.dumps({"torn": 1})[:5])
+    with pytest.raises(BadInput, match="not valid JSON"):
+        load_adapters(tmp_path, make_model("lora"))
+    with pytest.raises(BadInput, match="no checkpoint here"):
+        load_adapters(tmp_path / "nowhere", make_model("lora"))
