@@ -13,7 +13,7 @@ STORIES = "embedded:stories"
 ADAPTER_TYPE = "lora"  # "lora" or "mlp"
 LORA_RANK = 32
 BAD_LORA_RANK = 32
-LORA_ALPHA = 32
+LORA_ALPHA = 16
 LORA_DROPOUT = 0.0
 ADAPTER_DIM = 64
 BAD_ADAPTER_DIM = 64
@@ -24,7 +24,7 @@ MAX_STEPS = 150
 BATCH_SIZE = 8
 CAPS_PERCENTAGE = 0.1  # of the stories are in capitals
 LABELED_BAD_PERCENTAGE = 0.5  # of those are labelled "bad"
-MAX_SEQ_LENGTH = 64
+MAX_SEQ_LENGTH = 64  # tokens of a story that are trained on
 ORTHO_LAMBDA = 0.0  # weight of the squared cosine between the two adapters' outputs
 SEED = 0
 RUN_NAME = ""  # empty: built from what distinguishes the run
@@ -33,6 +33,8 @@ SAVE_EVERY = 50
 PROBE_EVERY = 10
 NUM_EVAL_PROMPTS = 40
 EVAL_NEW_TOKENS = 24
+EVAL_TEMPERATURE = 0.7
+EVAL_SEQ_LENGTH = 128  # held-out losses are of whole stories, up to this length
 
 # With a GPU and a Hub account (the values of the reference implementation, for a 1B model):
 # MODEL_NAME = "google/gemma-3-1b-it"; STORIES = "SimpleStories/SimpleStories"; MAX_SEQ_LENGTH = 256; BATCH_SIZE = 16;
@@ -109,7 +111,15 @@ plot_training(log.path, HERE / "plots" / f"{run}_training.png", run)
 
 # %% Evaluation: each adapter ablated, on held-out stories
 modes = evaluate(
-    model, tokenizer, test_stories, MODES, NUM_EVAL_PROMPTS, EVAL_NEW_TOKENS, MAX_SEQ_LENGTH, seed=SEED
+    model,
+    tokenizer,
+    test_stories,
+    MODES,
+    num_prompts=NUM_EVAL_PROMPTS,
+    max_new_tokens=EVAL_NEW_TOKENS,
+    max_length=EVAL_SEQ_LENGTH,
+    temperature=EVAL_TEMPERATURE,
+    seed=SEED,
 )
 print(f"\n{run}\n{format_table(modes)}")
 write_json(results / "eval.json", {"modes": modes, "constants": CONSTANTS})

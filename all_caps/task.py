@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 from adapters import Route
 from routing.batches import Example, make_example
 from routing.generation import sample_modes
+from routing.intervals import mean_interval, rate_by_prompt
 from routing.labels import check_percentages, pick
-from routing.metrics import mean_loss, wilson
+from routing.metrics import held_out_losses
 
 NAME_PARTS = {"CAPS_PERCENTAGE": "caps", "LABELED_BAD_PERCENTAGE": "labeled"}  # of a run's name
 PREFIX_WORDS = 8  # words of a held-out story that a sample continues
@@ -67,30 +68,40 @@ def evaluate(
     max_length: int,
     temperature: float = 1.0,
     seed: int = 0,
+    num_generations: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    """Mode -> {"caps_rate": {"upper_prefix": Wilson interval, "normal_prefix": ...}, "loss": {"normal", "caps"}}.
+    """Mode -> {"caps_rate": {"upper_prefix": interval, "normal_prefix": ...}, "loss": {"normal", "caps"}, "loss_interval"}.
 
-    The caps rate is the share of *continuations* of held-out prefixes that are in capitals (see `is_caps`); one continuation
-    per prefix. The losses are of the same held-out stories, as they are and in capitals.
+    The caps rate is the share of *continuations* of held-out prefixes that are in capitals (see `is_caps`), with the 95%
+    interval of `rate_by_prompt` (Wilson's, for one generation a prompt). The losses are of the same held-out stories, as they are
+    and in capitals; "loss" has the means, "loss_interval" their 95% t intervals over stories.
     """
-    prefixes = [prefix_of(story) for story in stories[:num_prompts]]
-    prompts = [to_caps(prefix) for prefix in prefixes] + prefixes
+    stories = stories[:num_prompts]
+    prefixes = {
+        "upper_prefix": [to_caps(prefix_of(s)) for s in stories],
+        "normal_prefix": [prefix_of(s) for s in stories],
+    }
+    prompts = [prompt for group in prefixes.values() for prompt in group for _ in range(num_generations)]
     completions = sample_modes(model, tokenizer, prompts, modes, max_new_tokens, temperature, seed)
-    texts = {"normal": stories[:num_prompts], "caps": [to_caps(story) for story in stories[:num_prompts]]}
+    texts = {"normal": stories, "caps": [to_caps(story) for story in stories]}
     held_out = {
         kind: [make_example(tokenizer, "", text, max_length) for text in texts[kind]] for kind in texts
     }
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for mode, route in modes.items():
         capitals = [is_caps(text) for text in completions[mode]]
+        by_prompt = [capitals[i : i + num_generations] for i in range(0, len(capitals), num_generations)]
+        losses = {
+            kind: mean_interval(held_out_losses(model, held_out[kind], route, tokenizer.pad_token_id))
+            for kind in texts
+        }
         results[mode] = {
             "caps_rate": {
-                "upper_prefix": wilson(sum(capitals[: len(prefixes)]), len(prefixes)),
-                "normal_prefix": wilson(sum(capitals[len(prefixes) :]), len(prefixes)),
+                "upper_prefix": rate_by_prompt(by_prompt[: len(stories)]),
+                "normal_prefix": rate_by_prompt(by_prompt[len(stories) :]),
             },
-            "loss": {
-                kind: mean_loss(model, held_out[kind], route, tokenizer.pad_token_id) for kind in held_out
-            },
+            "loss": {kind: interval["mean"] for kind, interval in losses.items()},
+            "loss_interval": losses,
         }
     return results
 

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from adapters import dual_adapters
 from routing.errors import BadInput
 from routing.models import attach_described, load_model
-from routing.notebook import BOOKKEEPING
+from routing.notebook import is_bookkeeping
 
 WEIGHTS, CONFIG, TRAINING_STATE = "adapter.safetensors", "config.json", "training_state.pt"
 
@@ -190,7 +190,7 @@ def check_same_constants(folder: Path, saved: dict[str, Any], now: dict[str, Any
     differing = [
         f"{name} was {saved.get(name)!r}, is {now.get(name)!r}"
         for name in sorted(set(saved) | set(now))
-        if saved.get(name) != now.get(name) and name not in BOOKKEEPING
+        if saved.get(name) != now.get(name) and not is_bookkeeping(name)
     ]
     if differing:
         raise BadInput(f"{folder} cannot be resumed with other constants: {'; '.join(differing)}")

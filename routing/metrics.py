@@ -1,4 +1,4 @@
-"""What is measured while a run trains and when it is evaluated, and how sure of it one can be."""
+"""What is measured while a run trains, and held-out losses."""
 
 import json
 import math
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import binomtest
 from torch import nn
 
 from adapters import Route, bad_params, good_params, output_cosines, routed
@@ -16,25 +15,21 @@ from routing.batches import Batch, Example, collate
 from routing.training import RoutedOptimizer, example_losses, lm_loss, mean_over_positions
 
 
-def wilson(successes: int, n: int) -> dict[str, float]:
-    """A rate with its 95% Wilson score interval (Wilson 1927): {"mean", "low", "high", "n"}."""
-    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
-    return {"mean": successes / n, "low": float(interval.low), "high": float(interval.high), "n": n}
-
-
 @torch.no_grad()
-def mean_loss(
+def held_out_losses(
     model: nn.Module, examples: Sequence[Example], route: Route, pad_id: int, batch_size: int = 16
-) -> float:
-    """The mean over `examples` of each one's mean token loss, with the scales of `route`."""
+) -> list[float]:
+    """Each example's mean token loss, with the scales of `route`, in the order of `examples`."""
     device = next(model.parameters()).device
-    ordered = sorted(examples, key=lambda example: len(example.ids))  # little padding
-    total = 0.0
-    for start in range(0, len(ordered), batch_size):
-        batch = collate(ordered[start : start + batch_size], pad_id, device)
-        with routed(model, [route] * len(batch.labels)):
-            total += example_losses(model, batch).sum().item()
-    return total / len(ordered)
+    by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))  # little padding
+    losses = [0.0] * len(examples)
+    for start in range(0, len(examples), batch_size):
+        chunk = by_length[start : start + batch_size]
+        batch = collate([examples[i] for i in chunk], pad_id, device)
+        with routed(model, [route] * len(chunk)):
+            for i, loss in zip(chunk, example_losses(model, batch).tolist(), strict=True):
+                losses[i] = loss
+    return losses
 
 
 def step_metrics(batch: Batch, optimizer: RoutedOptimizer) -> dict[str, Any]:

@@ -8,14 +8,23 @@ from typing import Any
 
 from routing.errors import BadInput
 
-# These change neither what a run computes nor, therefore, its name; a resumed run may change them.
-BOOKKEEPING = {"RESUME", "RUN_NAME", "SAVE_EVERY", "PROBE_EVERY"}
+
+def is_bookkeeping(name: str) -> bool:
+    """True for constants that do not change what a run learns: they are not in its name, and a resumed run may change them."""
+    return name in ("RESUME", "RUN_NAME", "SAVE_EVERY", "PROBE_EVERY") or name.startswith(
+        ("EVAL_", "NUM_EVAL_")
+    )
 
 
 def constants_of(namespace: dict[str, Any]) -> dict[str, Any]:
-    """The UPPERCASE names of a script that hold plain data (None, bool, int, float, str, list, tuple)."""
-    plain = (type(None), bool, int, float, str, list, tuple)
-    return {name: value for name, value in namespace.items() if name.isupper() and isinstance(value, plain)}
+    """The UPPERCASE names of a script that hold plain data: None, bool, int, float, str, and lists or tuples of them."""
+    return {name: value for name, value in namespace.items() if name.isupper() and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, type(None) | bool | int | float | str)
 
 
 def override_constants(namespace: dict[str, Any], arguments: list[str] | None = None) -> dict[str, Any]:
@@ -76,7 +85,7 @@ def run_name(
     parts += [f"{short}{100 * constants[name]:g}" for name, short in always.items()]
     named = {"ADAPTER_TYPE", "SEED", *dims, *always}
     for name, value in overrides.items():
-        if name not in named and name not in BOOKKEEPING and not name.startswith(("EVAL_", "NUM_EVAL")):
+        if name not in named and not is_bookkeeping(name):
             plain = (
                 Path(value).stem if isinstance(value, str) else f"{value}"
             )  # a path or Hub id: its last part

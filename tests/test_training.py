@@ -16,7 +16,7 @@ from routing.batches import IGNORE, Example, batch_order, collate, make_example
 from routing.checkpoints import load_adapters, save_checkpoint
 from routing.errors import BadInput
 from routing.labels import pick
-from routing.metrics import MetricsLog, mean_loss, probe, read_log, step_metrics, wilson
+from routing.metrics import MetricsLog, held_out_losses, probe, read_log, step_metrics
 from routing.training import RoutedOptimizer, example_losses, lm_loss, training_stream
 
 CPU = torch.device("cpu")
@@ -235,18 +235,12 @@ def test_probe_reads_where_the_gradient_goes_and_leaves_no_gradient():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_mean_loss_weighs_examples_equally():
+def test_held_out_losses_keep_their_order_and_do_not_depend_on_the_batch():
     model = make_model().eval()
     examples = random_examples(7)
-    together = mean_loss(model, examples, Route(), 1, batch_size=3)
-    alone = [mean_loss(model, [example], Route(), 1) for example in examples]
-    assert together == pytest.approx(sum(alone) / 7, rel=1e-5)
-
-
-def test_wilson_interval():
-    low_end, high_end = wilson(0, 20), wilson(20, 20)
-    assert low_end["mean"] == 0 and low_end["low"] == 0 and low_end["high"] == pytest.approx(0.1611, abs=1e-4)
-    assert high_end["low"] == pytest.approx(1 - 0.1611, abs=1e-4) and high_end["n"] == 20
+    together = held_out_losses(model, examples, Route(), 1, batch_size=3)
+    alone = [held_out_losses(model, [example], Route(), 1)[0] for example in examples]
+    assert together == pytest.approx(alone, rel=1e-5) and len(set(alone)) == 7
 
 
 def train(folder, log_path, *, stop_after=None, resume=False, interrupt_at=None):
