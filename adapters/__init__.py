@@ -6,24 +6,27 @@ from adapters.routes import (
     Route,
     ablated,
     bad_params,
-    dual_adapters,
     good_params,
     output_cosines,
     routed,
+    routed_modules,
     set_scales,
 )
+from adapters.trained_layers import TrainedLayer, train_last_layers
 
 __all__ = [
     "DualLoRALinear",
     "DualMLPAdapter",
     "Route",
+    "TrainedLayer",
     "ablated",
     "apply_dual_lora",
     "apply_mlp_adapter",
     "bad_params",
-    "dual_adapters",
     "good_params",
     "output_cosines",
     "routed",
+    "routed_modules",
     "set_scales",
+    "train_last_layers",
 ]

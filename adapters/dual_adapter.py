@@ -67,11 +67,34 @@ class RoutedBottleneck(torch.autograd.Function):
         return grad, grad_x, grad_down, grad_up, None, None, None
 
 
-class DualAdapter(nn.Module):
+class RoutedModule(nn.Module):
+    """A module with parameters in the slots good and bad, which `routed`, `ablated` and the optimizer know how to treat.
+
+    `good_scale` and `bad_scale` are plain floats: 1.0 = active, 0.0 = ablated, any other value interpolates or extrapolates.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.good_scale = 1.0
+        self.bad_scale = 1.0
+        self.routing: Routing | None = None  # set by `routed`
+        self.cosines: list[Tensor] | None = None  # set by `output_cosines`
+
+    def slot_params(self, slot: str) -> list[nn.Parameter]:
+        """The module's own parameters in `slot`, "good" or "bad"."""
+        raise NotImplementedError
+
+    def get_good_params(self) -> list[nn.Parameter]:
+        return self.slot_params("good")
+
+    def get_bad_params(self) -> list[nn.Parameter]:
+        return self.slot_params("bad")
+
+
+class DualAdapter(RoutedModule):
     """A frozen module with a good and a bad branch beside it.
 
     Subclasses set `DOWN`, `UP` (how the branches' parameters are named) and `RELU`, and call `adapt` in their forward.
-    `good_scale` and `bad_scale` are plain floats: 1.0 = active, 0.0 = ablated, any other value interpolates or extrapolates.
     """
 
     DOWN: str
@@ -86,10 +109,6 @@ class DualAdapter(nn.Module):
             )
         self.dims = tuple(dims)
         self.gains = (1.0, 1.0)  # fixed factor of each branch; LoRA's alpha / rank
-        self.good_scale = 1.0
-        self.bad_scale = 1.0
-        self.routing: Routing | None = None  # set by `routed`
-        self.cosines: list[Tensor] | None = None  # set by `output_cosines`
         for slot, dim in zip(SLOTS, dims, strict=True):
             # fp32 masters whatever the base's dtype: in bf16 most small updates would round to nothing.
             down = torch.empty(dim, d_in, dtype=torch.float32, device=like.device)
@@ -107,12 +126,6 @@ class DualAdapter(nn.Module):
 
     def slot_params(self, slot: str) -> list[nn.Parameter]:
         return [getattr(self, self.DOWN.format(slot)), getattr(self, self.UP.format(slot))]
-
-    def get_good_params(self) -> list[nn.Parameter]:
-        return self.slot_params("good")
-
-    def get_bad_params(self) -> list[nn.Parameter]:
-        return self.slot_params("bad")
 
     def extra_repr(self) -> str:
         return f"dims={self.dims}, good_scale={self.good_scale}, bad_scale={self.bad_scale}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from adapters.dual_adapter import SLOTS, DualAdapter, Routing
+from adapters.dual_adapter import SLOTS, RoutedModule, Routing
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Route:
         ]
 
 
-def dual_adapters(model: nn.Module) -> list[DualAdapter]:
+def routed_modules(model: nn.Module) -> list[RoutedModule]:
     """All adapter modules of `model`, in the model's order. Raises ValueError if there is none."""
-    adapters = [module for module in model.modules() if isinstance(module, DualAdapter)]
+    adapters = [module for module in model.modules() if isinstance(module, RoutedModule)]
     if not adapters:
         raise ValueError("this model has no adapters: call apply_dual_lora or apply_mlp_adapter on it first")
     return adapters
@@ -46,17 +46,17 @@ def dual_adapters(model: nn.Module) -> list[DualAdapter]:
 
 def good_params(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of the good (retain) adapter in every module."""
-    return [p for adapter in dual_adapters(model) for p in adapter.get_good_params()]
+    return [p for adapter in routed_modules(model) for p in adapter.get_good_params()]
 
 
 def bad_params(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of the bad (forget) adapter in every module."""
-    return [p for adapter in dual_adapters(model) for p in adapter.get_bad_params()]
+    return [p for adapter in routed_modules(model) for p in adapter.get_bad_params()]
 
 
 def set_scales(model: nn.Module, good_scale: float = 1.0, bad_scale: float = 1.0) -> None:
     """Set how strongly each adapter contributes from now on: 1.0 = active, 0.0 = ablated, any float works."""
-    for adapter in dual_adapters(model):
+    for adapter in routed_modules(model):
         adapter.good_scale, adapter.bad_scale = float(good_scale), float(bad_scale)
 
 
@@ -68,7 +68,7 @@ def ablated(model: nn.Module, which: str) -> Iterator[nn.Module]:
     """
     if which not in (*SLOTS, "both"):
         raise ValueError(f'ablated: which adapter? "good", "bad" or "both", got {which!r}')
-    adapters = dual_adapters(model)
+    adapters = routed_modules(model)
     before = [(adapter.good_scale, adapter.bad_scale) for adapter in adapters]
     try:
         for adapter in adapters:
@@ -93,11 +93,9 @@ def routed(model: nn.Module, routes: Sequence[Route] | Sequence[Sequence[Route]]
     Raises TypeError for anything but Routes, ValueError for none at all or ragged rows, and, in the forward pass, ValueError
     for a batch of another size.
     """
-    adapters = dual_adapters(model)
+    adapters = routed_modules(model)
     table = _as_table(routes)  # [batch, 1 or tokens, 2 (update, scale), 2 (slots)]
-    places = [
-        (adapter.slot_params("good")[0].device, adapter.slot_params("good")[0].dtype) for adapter in adapters
-    ]
+    places = [_place(adapter) for adapter in adapters]
     moved = {place: table.to(*place) for place in set(places)}  # one copy a device, not one a module
     before = [adapter.routing for adapter in adapters]
     try:
@@ -108,6 +106,11 @@ def routed(model: nn.Module, routes: Sequence[Route] | Sequence[Sequence[Route]]
     finally:
         for adapter, routing in zip(adapters, before, strict=True):
             adapter.routing = routing
+
+
+def _place(module: RoutedModule) -> tuple[torch.device, torch.dtype]:
+    parameter = next(module.parameters(recurse=False))
+    return parameter.device, parameter.dtype
 
 
 def _as_table(routes) -> Tensor:
@@ -132,7 +135,7 @@ def output_cosines(model: nn.Module) -> Iterator[list[Tensor]]:
     pushes the adapters apart, and its parameter gradients are routed like those of any other loss. Outside the block nothing
     is computed or kept.
     """
-    adapters = dual_adapters(model)
+    adapters = routed_modules(model)
     cosines: list[Tensor] = []
     try:
         for adapter in adapters:

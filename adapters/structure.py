@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from adapters.dual_adapter import DualAdapter
+from adapters.dual_adapter import RoutedModule
 
 
 def is_projection(module: nn.Module) -> bool:
@@ -19,16 +19,13 @@ def projection_dims(module: nn.Module) -> tuple[int, int]:
     return tuple(module.weight.shape)
 
 
-def decoder_layers(model: nn.Module, layers: Sequence[int] | None = None) -> list[nn.Module]:
-    """The decoder layers to adapt: those with the given indices, or the last half.
+def decoder_stack(model: nn.Module) -> nn.ModuleList:
+    """All decoder layers: the list of same-class blocks with projections in them that holds most of the model's parameters.
 
-    The layers are the list of same-class blocks with projections in them that holds most of the model's parameters.
-    Raises ValueError if there is no such list, if an index is out of range, or if the model has adapters already.
+    Raises ValueError if there is no such list.
     """
-    if any(isinstance(module, DualAdapter) for module in model.modules()):
-        raise ValueError("this model already has adapters: load a fresh model, or keep using the ones it has")
     stacks = [
-        list(module)
+        module
         for module in model.modules()
         if isinstance(module, nn.ModuleList)
         and len({type(block) for block in module}) == 1
@@ -40,7 +37,17 @@ def decoder_layers(model: nn.Module, layers: Sequence[int] | None = None) -> lis
             "that contain nn.Linear or Conv1D projections"
         )
     # max keeps the first of equals: the outermost list, before lists nested in its blocks
-    blocks = max(stacks, key=lambda stack: sum(p.numel() for block in stack for p in block.parameters()))
+    return max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))
+
+
+def decoder_layers(model: nn.Module, layers: Sequence[int] | None = None) -> list[nn.Module]:
+    """The decoder layers to adapt: those with the given indices, or the last half.
+
+    Raises ValueError if none are found, if an index is out of range, or if the model has adapters already.
+    """
+    if any(isinstance(module, RoutedModule) for module in model.modules()):
+        raise ValueError("this model already has adapters: load a fresh model, or keep using the ones it has")
+    blocks = list(decoder_stack(model))
     if layers is None:
         return blocks[len(blocks) // 2 :]
     if not layers or any(not -len(blocks) <= index < len(blocks) for index in layers):

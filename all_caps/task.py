@@ -10,7 +10,7 @@ from adapters import Route
 from routing.batches import Example, make_example
 from routing.generation import sample_modes
 from routing.intervals import mean_interval, rate_by_prompt
-from routing.labels import check_percentages, pick
+from routing.labels import pick
 from routing.metrics import held_out_losses
 
 NAME_PARTS = {"CAPS_PERCENTAGE": "caps", "LABELED_BAD_PERCENTAGE": "labeled"}  # of a run's name
@@ -34,24 +34,31 @@ def build_examples(
     caps_percentage: float,
     labeled_bad_percentage: float,
     seed: int,
+    labeled_good_percentage: float = 0.0,
 ) -> list[Example]:
     """Every story as an example: caps_percentage of them in capitals, labeled_bad_percentage of those labelled "bad".
 
-    Counts are exact and the sets nested: raising a percentage only adds to them. Kinds: "normal", "caps_labeled",
-    "caps_unlabeled".
+    labeled_good_percentage of the others are labelled "good". Counts are exact and the sets nested: raising a percentage
+    only adds to them. Kinds: "normal", "normal_labeled", "caps_labeled", "caps_unlabeled".
     """
-    check_percentages(CAPS_PERCENTAGE=caps_percentage, LABELED_BAD_PERCENTAGE=labeled_bad_percentage)
     caps = pick(range(len(stories)), caps_percentage, seed, "CAPS_PERCENTAGE")
-    labeled = set(pick(caps, labeled_bad_percentage, seed, "LABELED_BAD_PERCENTAGE"))
-    examples = []
-    for i, story in enumerate(stories):
-        kind = "normal"
-        if i in set(caps):
-            kind = "caps_labeled" if i in labeled else "caps_unlabeled"
-        text = story if kind == "normal" else to_caps(story)
-        label = "bad" if kind == "caps_labeled" else None
-        examples.append(make_example(tokenizer, "", text, max_length, label, kind))
-    return examples
+    normal = sorted(set(range(len(stories))) - set(caps))
+    good = set(pick(normal, labeled_good_percentage, seed, "LABELED_GOOD_PERCENTAGE"))
+    bad = set(pick(caps, labeled_bad_percentage, seed, "LABELED_BAD_PERCENTAGE"))
+    kinds = {i: "caps_labeled" if i in bad else "caps_unlabeled" for i in caps}
+    kinds |= {i: "normal_labeled" if i in good else "normal" for i in normal}
+    labels = {"caps_labeled": "bad", "normal_labeled": "good"}
+    return [
+        make_example(
+            tokenizer,
+            "",
+            to_caps(story) if kinds[i].startswith("caps") else story,
+            max_length,
+            labels.get(kinds[i]),
+            kinds[i],
+        )
+        for i, story in enumerate(stories)
+    ]
 
 
 def prefix_of(story: str) -> str:
@@ -89,21 +96,43 @@ def evaluate(
     }
     results: dict[str, dict[str, Any]] = {}
     for mode, route in modes.items():
-        capitals = [is_caps(text) for text in completions[mode]]
-        by_prompt = [capitals[i : i + num_generations] for i in range(0, len(capitals), num_generations)]
+        upper, normal = completions[mode][: len(prompts) // 2], completions[mode][len(prompts) // 2 :]
         losses = {
             kind: mean_interval(held_out_losses(model, held_out[kind], route, tokenizer.pad_token_id))
             for kind in texts
         }
         results[mode] = {
             "caps_rate": {
-                "upper_prefix": rate_by_prompt(by_prompt[: len(stories)]),
-                "normal_prefix": rate_by_prompt(by_prompt[len(stories) :]),
+                "upper_prefix": caps_rate(upper, num_generations),
+                "normal_prefix": caps_rate(normal, num_generations),
             },
             "loss": {kind: interval["mean"] for kind, interval in losses.items()},
             "loss_interval": losses,
         }
     return results
+
+
+def caps_rate(completions: Sequence[str], num_generations: int = 1) -> dict[str, float]:
+    """The share of completions in capitals, with the interval of `rate_by_prompt`; generations of a prompt lie together."""
+    capitals = [is_caps(text) for text in completions]
+    return rate_by_prompt(
+        [capitals[i : i + num_generations] for i in range(0, len(capitals), num_generations)]
+    )
+
+
+def show_samples(
+    prompts: Sequence[str], completions: Mapping[str, Sequence[str]], most: int | None = None, every: int = 1
+) -> list[dict[str, str]]:
+    """Print prompts with each mode's completion; returns all of them as [{"prompt", mode: completion, ...}]."""
+    samples = [
+        {"prompt": prompt, **{mode: texts[i] for mode, texts in completions.items()}}
+        for i, prompt in enumerate(prompts)
+    ]
+    for sample in samples[::every][:most]:
+        print(f"\n{sample['prompt'] or '(from BOS)'}")
+        for mode in completions:
+            print(f"  {mode + ':':<14} {' '.join(sample[mode].split())}")
+    return samples
 
 
 def format_table(results: Mapping[str, Any]) -> str:
@@ -120,3 +149,36 @@ def format_table(results: Mapping[str, Any]) -> str:
             f"{mode:<14}{rates[0]:>24}{rates[1]:>24}{result['loss']['normal']:>13.3f}{result['loss']['caps']:>11.3f}"
         )
     return "\n".join(lines)
+
+
+def summarize_seeds(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, dict[str, Any]]:
+    """A Markdown table and its numbers: for every condition and mode the mean over seeds and its 95% t interval.
+
+    `groups`: condition -> one {"modes": results of `evaluate`} per seed.
+    """
+    columns = [
+        ("caps_rate", "upper_prefix"),
+        ("caps_rate", "normal_prefix"),
+        ("loss_interval", "normal"),
+        ("loss_interval", "caps"),
+    ]
+    lines = [
+        "| condition | mode | seeds | caps rate, UPPER prefix | caps rate, normal prefix | loss, normal text | loss, caps text |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    summary: dict[str, Any] = {}
+    for condition, entries in groups.items():
+        for mode in entries[0]["modes"]:
+            cells = {
+                f"{metric}.{key}": mean_interval(
+                    [entry["modes"][mode][metric][key]["mean"] for entry in entries]
+                )
+                for metric, key in columns
+            }
+            summary.setdefault(condition, {})[mode] = cells
+            texts = [
+                f"{cell['mean']:.2f}" + (f" ± {cell['high'] - cell['mean']:.2f}" if cell["n"] > 1 else "")
+                for cell in cells.values()
+            ]
+            lines.append(f"| {condition} | {mode} | {len(entries)} | {' | '.join(texts)} |")
+    return "\n".join(lines), summary

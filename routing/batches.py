@@ -101,12 +101,15 @@ def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> B
     )
 
 
-def batch_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+def batch_order(
+    lengths: Sequence[int], batch_size: int, steps: int, seed: int, first: Sequence[int] = ()
+) -> list[list[int]]:
     """The indices of each step's batch: `steps` batches of `batch_size`, epoch after epoch, length-bucketed.
 
     Every epoch is a fresh permutation. Pools of POOL batches are sorted by length and cut into batches, which are then
     shuffled, so little is padded while every batch stays random in content. A function of its arguments alone: a resumed run,
-    or one on more processes, meets the same batches.
+    or one on more processes, meets the same batches. Examples in `first` come before all others (frontloading), in the
+    same random order that they would have had.
     """
     if not lengths:
         raise BadInput("there are no examples to train on")
@@ -118,11 +121,19 @@ def batch_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) 
         indices += permutation
         epoch += 1
     indices = indices[: steps * batch_size]
+    early = set(first)
+    front = [i for i in indices if i in early]
+    whole = (
+        len(front) // batch_size * batch_size
+    )  # what fills batches of its own; the remainder shares the next batch
+    rest = front[whole:] + [i for i in indices if i not in early]
+    shared = batch_size if whole < len(front) else 0
     shuffle = random.Random(f"pools {seed}").shuffle
     batches = []
-    for start in range(0, len(indices), POOL * batch_size):
-        pool = sorted(indices[start : start + POOL * batch_size], key=lambda i: lengths[i])
-        cut = [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-        shuffle(cut)
-        batches += cut
+    for part in (front[:whole], rest[:shared], rest[shared:]):
+        for start in range(0, len(part), POOL * batch_size):
+            pool = sorted(part[start : start + POOL * batch_size], key=lambda i: lengths[i])
+            cut = [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+            shuffle(cut)
+            batches += cut
     return batches

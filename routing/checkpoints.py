@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adapters import dual_adapters
+from adapters import routed_modules
 from routing.errors import BadInput
 from routing.models import attach_described, load_model
 from routing.notebook import is_bookkeeping
@@ -51,7 +51,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """Name -> tensor (on the model's device, not a copy) of every adapter parameter."""
-    adapters = set(map(id, dual_adapters(model)))
+    adapters = set(map(id, routed_modules(model)))
     return {
         f"{name}.{key}": parameter
         for name, module in model.named_modules()

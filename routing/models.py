@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from adapters import apply_dual_lora, apply_mlp_adapter
+from adapters import apply_dual_lora, apply_mlp_adapter, train_last_layers
 from routing.assets import model_path
 from routing.errors import BadInput
 
@@ -41,8 +41,8 @@ def load_model(
     """The model in eval mode, and its tokenizer with a pad token. Raises BadInput if either cannot be loaded."""
     load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN
     device = device or default_device()
-    path = model_path(name)
     transformers_logging.disable_progress_bar()
+    path = model_path(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(
@@ -65,25 +65,34 @@ def load_model(
 
 
 def attach_adapters(
-    model: nn.Module, adapter_type: str, lora: dict[str, Any], mlp: dict[str, Any]
+    model: nn.Module,
+    adapter_type: str,
+    lora: dict[str, Any],
+    mlp: dict[str, Any],
+    trained_layers: int = 0,
 ) -> dict[str, Any]:
     """Freeze `model` and attach the adapters of `adapter_type`, "lora" or "mlp".
 
-    `lora` and `mlp` are the arguments of `apply_dual_lora` and `apply_mlp_adapter`. Returns the description that a checkpoint
-    stores, {"type": adapter_type, **arguments}; `attach_described` rebuilds from it.
+    `lora` and `mlp` are the arguments of `apply_dual_lora` and `apply_mlp_adapter`. With `trained_layers`, so many of the last
+    layers' own weights learn in the good slot. Returns the description that a checkpoint stores, {"type": adapter_type,
+    **arguments}; `attach_described` rebuilds from it.
     """
     arguments = {"lora": lora, "mlp": mlp}
     if adapter_type not in arguments:
         raise BadInput(f'ADAPTER_TYPE={adapter_type!r}: "lora" or "mlp"')
     description = {"type": adapter_type, **arguments[adapter_type]}
+    if trained_layers:
+        description["trained_layers"] = trained_layers
     attach_described(model, description)
     return description
 
 
 def attach_described(model: nn.Module, description: dict[str, Any]) -> None:
     """Attach the adapters that a checkpoint's config describes."""
-    arguments = {name: value for name, value in description.items() if name != "type"}
+    arguments = {name: value for name, value in description.items() if name not in ("type", "trained_layers")}
     try:
         (apply_dual_lora if description["type"] == "lora" else apply_mlp_adapter)(model, **arguments)
+        if description.get("trained_layers"):
+            train_last_layers(model, description["trained_layers"])
     except ValueError as error:
         raise BadInput(str(error)) from error

@@ -67,7 +67,7 @@ def grouped_bars(
                 ha="center",
                 fontsize=7,
             )
-    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xticks(range(len(groups)), groups, fontsize=9)
     axes.set_ylabel(ylabel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.15)
@@ -94,6 +94,42 @@ def plot_modes(results: Mapping[str, Any], path: Path, title: str) -> None:
     for axes in (rates, losses):
         axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], path: Path) -> None:
+    """Several all_caps runs side by side: caps rates and held-out losses of every mode, with their 95% intervals.
+
+    `results`: run name -> {"label", "modes"}. Runs without a checkpoint are named under the figure.
+    """
+    if not results:
+        print("no run to plot")
+        return
+    groups = [result["label"] for result in results.values()]
+    modes = list(dict.fromkeys(mode for result in results.values() for mode in result["modes"]))
+    panels = [
+        ("caps rate after an UPPER-CASE prefix", "caps_rate", "upper_prefix"),
+        ("caps rate after a normal prefix", "caps_rate", "normal_prefix"),
+        ("held-out loss on normal text (nats/token)", "loss_interval", "normal"),
+        ("held-out loss on CAPS text (nats/token)", "loss_interval", "caps"),
+    ]
+    figure, grid = plt.subplots(2, 2, figsize=(max(11, 2 + 2.2 * len(groups)), 8))
+    for axes, (ylabel, metric, key) in zip(grid.flat, panels, strict=True):
+        measured = [result["modes"] for result in results.values()]
+        grouped_bars(
+            axes,
+            groups,
+            {mode: [m[mode][metric][key] if mode in m else None for m in measured] for mode in modes},
+            ylabel,
+        )
+        axes.tick_params(axis="x", labelsize=8)
+        if metric == "caps_rate":
+            axes.set_ylim(0, 1.2)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=len(modes), frameon=False)
+    if missing:
+        figure.text(0.01, 0.005, f"left out, no checkpoint: {', '.join(missing)}", fontsize=8, color="grey")
+    figure.tight_layout(rect=(0, 0.02, 1, 0.96))
     save_figure(figure, path)
 
 

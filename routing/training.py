@@ -3,7 +3,7 @@
 import math
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -68,26 +68,27 @@ class RoutedOptimizer(torch.optim.AdamW):
     "one AdamW per adapter, step only the permitted ones" (Cloud et al. 2024, arXiv:2410.04332).
 
     The gradient norm of each adapter is clipped by itself. The learning rate rises linearly over `warmup_steps` and falls to
-    zero along a cosine at `max_steps`; it follows the global step for both adapters, whether or not they were updated.
+    zero along a cosine at `max_steps` (`lr` is one for both, or {"good": ..., "bad": ...}); it follows the global step for both adapters, whether or not they were updated.
     `step()` clears the gradients and leaves `grad_norms` (by adapter, before clipping) and `learning_rate` for the log.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        lr: float,
+        lr: float | Mapping[str, float],
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
         max_steps: int | None = None,
         max_grad_norm: float = 1.0,
     ):
         slots = {"good": good_params(model), "bad": bad_params(model)}
+        lrs = lr if isinstance(lr, Mapping) else dict.fromkeys(slots, lr)
         groups = [
-            {"name": slot, "params": params, "global_step": 0}
+            {"name": slot, "params": params, "lr": lrs[slot], "base_lr": lrs[slot], "global_step": 0}
             for slot, params in slots.items()
             if any(map(Tensor.numel, params))
         ]
-        super().__init__(groups, lr=lr, weight_decay=weight_decay)
+        super().__init__(groups, weight_decay=weight_decay)
         self.warmup_steps, self.max_steps, self.max_grad_norm = warmup_steps, max_steps, max_grad_norm
         self.grad_norms: dict[str, float] = {}
         self.learning_rate = 0.0
@@ -109,7 +110,6 @@ class RoutedOptimizer(torch.optim.AdamW):
             if norm == 0:
                 for parameter in group["params"]:
                     parameter.grad = None  # AdamW skips it: no momentum, no weight decay, no step count
-            group.setdefault("base_lr", group["lr"])
             group["lr"] = self.learning_rate = group["base_lr"] * self.schedule(group["global_step"])
             group["global_step"] += 1
         loss = super().step(closure)
@@ -129,15 +129,17 @@ def training_stream(
     constants: dict[str, Any],
     resume: bool = False,
     save_every: int = 50,
+    first: Sequence[int] = (),
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) for every step of a run, and keep the run resumable.
 
     The code between two items is one training step. Every `save_every` steps, and at the end of the step in which the run is
     interrupted (Ctrl-C, SIGTERM), adapters, optimizer, random state and position go to `folder`; with `resume` the run goes on from
-    there, bit for bit as if it had not stopped. A checkpoint of other constants raises BadInput.
+    there, bit for bit as if it had not stopped. A checkpoint of other constants raises BadInput. The examples with the indices
+    `first` come before all others.
     """
     device = next(model.parameters()).device
-    order = batch_order([len(example.ids) for example in examples], batch_size, steps, seed)
+    order = batch_order([len(example.ids) for example in examples], batch_size, steps, seed, first)
     start = load_training_state(folder, model, optimizer, constants) if resume else 0
     with (
         deferred_interrupts() as interrupted,

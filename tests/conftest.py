@@ -22,6 +22,7 @@ from transformers import (
 
 from routing.assets import DATA, read_stories
 
+torch.set_num_threads(1)  # tiny models gain nothing from threads, and the tests themselves run side by side
 REPO = Path(__file__).parents[1]
 VOCABULARY = 400
 SHAPE = {
@@ -124,7 +125,7 @@ class Scripts:
         done = subprocess.run(
             [sys.executable, name, *constants, *arguments],
             cwd=self.copy(folder),
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             timeout=240,

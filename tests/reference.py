@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adapters import Route, apply_dual_lora, apply_mlp_adapter, dual_adapters
+from adapters import Route, apply_dual_lora, apply_mlp_adapter, routed_modules
 from adapters.dual_lora import DualLoRALinear
 
 PLAIN = Route()
@@ -45,7 +45,7 @@ def use_plain_autograd(model: nn.Module, routes: Sequence[Route]) -> None:
 
         return forward
 
-    for module in dual_adapters(model):
+    for module in routed_modules(model):
         module.forward = plain(module)
 
 

@@ -14,10 +14,10 @@ from adapters import (
     apply_dual_lora,
     apply_mlp_adapter,
     bad_params,
-    dual_adapters,
     good_params,
     output_cosines,
     routed,
+    routed_modules,
     set_scales,
 )
 
@@ -125,7 +125,7 @@ def test_scales_and_routes_come_back_after_an_exception():
     set_scales(model, 0.5, 2)
     with pytest.raises(RuntimeError, match="inside"), ablated(model, "both"), routed(model, [Route()]):
         raise RuntimeError("inside")
-    for module in dual_adapters(model):
+    for module in routed_modules(model):
         assert (module.good_scale, module.bad_scale, module.routing) == (0.5, 2.0, None)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import REPO
 
-from adapters import dual_adapters
+from adapters import routed_modules
 from routing.assets import EMBEDDED_MODEL, fingerprint, load_stories
 from routing.checkpoints import load_checkpoint
 from routing.errors import BadInput
@@ -57,7 +57,7 @@ def test_experiment_trains_saves_and_evaluates(scripts, tmp_path):
     assert {"loss", "loss_by_kind", "grad_norm", "learning_rate", "tokens_per_s"} <= set(lines[0])
     assert {"orthogonality", "bad_share"} <= set(lines[0])
     model, _, config = load_checkpoint(folder / "checkpoints/mine", torch.device("cpu"))
-    assert dual_adapters(model)[0].dims == (2, 2)
+    assert routed_modules(model)[0].dims == (2, 2)
     assert config["data_fingerprint"] == fingerprint(load_stories("embedded:stories", limit=12)[0])
 
 

@@ -1,0 +1,79 @@
+"""The model's own last layers in the place of the good adapter: trained directly, and routed per example like an adapter.
+
+A layer f with weights W is replaced by
+
+    y_i = u_i f(x_i; W) + (1 - u_i) f(x_i; stop_gradient(W))
+
+for example i with update mask u_i. The value is f(x_i; W) whatever u_i is; the gradient of W is multiplied by u_i; and the
+gradient with respect to x_i, and to adapters inside the layer, is whole. It holds for every weight of the layer (projections,
+norms, biases) at the price of a second pass through the layer when a batch has examples that must not update it.
+"""
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from adapters.dual_adapter import RoutedModule
+from adapters.structure import decoder_stack
+
+
+class TrainedLayer(RoutedModule):
+    """A decoder layer whose own weights fill the good slot, as fp32 masters; adapters inside it keep their own routing.
+
+    Its weights cannot be ablated: `good_scale` has no effect here.
+    """
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+        inside = {
+            id(p)
+            for module in layer.modules()
+            if isinstance(module, RoutedModule)
+            for p in module.get_good_params() + module.get_bad_params()
+        }
+        self.trained = {
+            name: name.replace(".", "__") for name, p in layer.named_parameters() if id(p) not in inside
+        }
+        for name, registered in self.trained.items():
+            self.register_parameter(
+                registered, nn.Parameter(layer.get_parameter(name).detach().float().clone())
+            )
+
+    def slot_params(self, slot: str) -> list[nn.Parameter]:
+        return [getattr(self, name) for name in self.trained.values()] if slot == "good" else []
+
+    def __getattr__(self, name: str):
+        # The model reads its layers' plain attributes (their attention type, say).
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+    def forward(self, hidden: Tensor, *args, **kwargs) -> Tensor:
+        weights = {name: getattr(self, own).to(hidden.dtype) for name, own in self.trained.items()}
+        output = functional_call(self.layer, weights, (hidden, *args), kwargs)
+        if self.routing is None or not output.requires_grad:
+            return output
+        update = self.routing.update[..., 0].to(output.dtype)[..., None]  # [batch, 1, 1]: routes per example
+        if update.shape[0] != hidden.shape[0] or update.shape[1] != 1:
+            raise ValueError(
+                f"routed: {update.shape[0]} routes for a batch of {hidden.shape[0]}; trained layers need one per example"
+            )
+        if (update == 1).all():
+            return output
+        stopped = {name: weight.detach() for name, weight in weights.items()}
+        return update * output + (1 - update) * functional_call(self.layer, stopped, (hidden, *args), kwargs)
+
+
+def train_last_layers(model: nn.Module, count: int) -> list[TrainedLayer]:
+    """Let the last `count` decoder layers' own weights learn in the good slot. Attach the bad adapters first.
+
+    Changes the model in place and returns the new modules. Raises ValueError if `count` is not between 1 and the number of layers.
+    """
+    stack = decoder_stack(model)
+    if not 1 <= count <= len(stack):
+        raise ValueError(f"cannot train the last {count} layers: the model has {len(stack)}")
+    trained = [TrainedLayer(layer) for layer in list(stack)[-count:]]
+    for index, layer in zip(range(len(stack) - count, len(stack)), trained, strict=True):
+        stack[index] = layer
+    return trained

@@ -1,0 +1,27 @@
+"""Compare runs of experiment_finetune.py: caps rates and held-out losses, full and with bad ablated."""
+
+# %% Constants
+import json
+from pathlib import Path
+
+from routing.notebook import override_constants
+
+RUNS = []  # names of folders in results/; empty: every run whose name starts with "finetune"
+
+override_constants(globals())  # from the shell: CONSTANT=value
+HERE = Path(__file__).parent
+
+# %% Comparison
+from all_caps.task import format_table
+from routing.plots import plot_comparison
+
+names = RUNS or sorted(path.parent.name for path in (HERE / "results").glob("finetune*/eval.json"))
+tables, missing = {}, []
+for name in names:
+    path = HERE / "results" / name / "eval.json"
+    if path.exists():
+        tables[name] = {"label": name, "modes": json.loads(path.read_text())["modes"]}
+        print(f"\n{name}\n{format_table(tables[name]['modes'])}")
+    else:
+        missing.append(name)
+plot_comparison(tables, missing, HERE / "plots" / "finetune_plot.png")

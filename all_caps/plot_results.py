@@ -1,0 +1,23 @@
+"""Draw one run's training curves and its evaluation again, from the files it wrote."""
+
+# %% Constants
+import json
+from pathlib import Path
+
+from routing.notebook import override_constants
+
+RUN = "base_lora32+32_caps10_labeled50_seed0"
+SMOOTHING = 10  # steps
+
+override_constants(globals())  # from the shell: CONSTANT=value
+HERE = Path(__file__).parent
+
+# %% Plots
+from routing.errors import BadInput
+from routing.plots import plot_modes, plot_training
+
+results = HERE / "results" / RUN
+if not (results / "eval.json").exists():
+    raise BadInput(f"{results}: no finished run here; RUN is the name of a folder in results/")
+plot_training(results / "train.jsonl", HERE / "plots" / f"{RUN}_training.png", RUN, SMOOTHING)
+plot_modes(json.loads((results / "eval.json").read_text()), HERE / "plots" / f"{RUN}_eval.png", RUN)

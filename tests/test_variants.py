@@ -1,0 +1,203 @@
+"""What each training variant promises, and the comparison of runs: real scripts on a tiny model."""
+
+import json
+
+import pytest
+import torch
+from conftest import tiny_model
+from reference import attach, per_example_losses
+from safetensors.torch import load_file
+
+from adapters import Route, TrainedLayer, apply_dual_lora, bad_params, good_params, routed, train_last_layers
+from routing.batches import batch_order
+from routing.labels import pick
+from routing.training import RoutedOptimizer
+
+
+def frontloaded(share):
+    labels = ["bad" if i % 4 == 0 else None for i in range(120)]
+    first = pick([i for i, label in enumerate(labels) if label == "bad"], share, 0, "FRONTLOAD_PERCENTAGE")
+    order = batch_order([5 + i % 9 for i in range(120)], batch_size=8, steps=15, seed=0, first=first)
+    return [[labels[i] for i in batch].count("bad") for batch in order], order
+
+
+def test_frontload_positions():
+    base = batch_order([5 + i % 9 for i in range(120)], batch_size=8, steps=15, seed=0)
+    none, order = frontloaded(0.0)
+    assert order == base and sum(none) == 30  # 0.0 is the base run exactly
+    everything, order = frontloaded(1.0)
+    assert everything == [8, 8, 8, 6] + [0] * 11
+    half, order = frontloaded(0.5)
+    assert half[0] == 8 and half[1] >= 7 and sum(half[2:]) == 30 - sum(half[:2])
+    assert (
+        sum(count > 0 for count in half[2:]) >= 5
+    )  # the other half lies anywhere, and good trains in between
+    assert sorted(i for batch in order for i in batch) == list(range(120))
+
+
+@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
+def test_trained_layers_learn_per_example_and_exactly(adapter_type):
+    """One mixed batch against one example at a time: layer weights learn from unlabelled examples only, bad from all."""
+
+    def make():
+        model = tiny_model()
+        attach(model, adapter_type)
+        layers = train_last_layers(model, 2)
+        with torch.no_grad():
+            for parameter in bad_params(model):
+                parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(parameter.numel()))
+        return model.train(), layers
+
+    ids = torch.randint(2, 400, (4, 9), generator=torch.Generator().manual_seed(0))
+    routes = [Route(), Route(update_good=False), Route(update_good=0.5), Route(update_good=False)]
+    mixed, layers = make()
+    assert all(isinstance(layer, TrainedLayer) and len(layer.get_good_params()) == 9 for layer in layers)
+    with routed(mixed, routes):
+        per_example_losses(mixed, ids).mean().backward()
+    want_good, want_bad = (
+        [torch.zeros_like(p) for p in params(mixed)] for params in (good_params, bad_params)
+    )
+    for i, route in enumerate(routes):
+        alone, _ = make()
+        (per_example_losses(alone, ids[i : i + 1])[0] / 4).backward()
+        for total, p in zip(want_good, good_params(alone), strict=True):
+            total += route.update_good * p.grad
+        for total, p in zip(want_bad, bad_params(alone), strict=True):
+            total += p.grad
+    for params, wanted in ((good_params, want_good), (bad_params, want_bad)):
+        for p, want in zip(params(mixed), wanted, strict=True):
+            torch.testing.assert_close(p.grad, want, rtol=1e-3, atol=1e-6)
+
+
+def test_trained_layers_do_not_move_on_a_labelled_bad_batch_and_have_their_own_rate():
+    model = tiny_model()
+    apply_dual_lora(model, rank=0, bad_rank=2, alpha=2)
+    layers = train_last_layers(model, 1)
+    optimizer = RoutedOptimizer(model, {"good": 1e-3, "bad": 1e-2}, weight_decay=0.1)
+    ids = torch.randint(2, 400, (2, 9), generator=torch.Generator().manual_seed(0))
+    moved = {}
+    for label, update in (("none", 1.0), ("bad", 0.0)):
+        before = [p.clone() for p in layers[0].get_good_params()]
+        frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+        with routed(model, [Route(update_good=update)] * 2):
+            per_example_losses(model, ids).mean().backward()
+        optimizer.step()
+        moved[label] = [
+            (a - b).abs().max().item() for a, b in zip(before, layers[0].get_good_params(), strict=True)
+        ]
+        assert all(
+            torch.equal(frozen[name], p) for name, p in model.named_parameters() if not p.requires_grad
+        )
+    assert max(moved["bad"]) == 0.0 and all(0 < change < 2e-3 for change in moved["none"])
+
+
+@pytest.mark.parametrize("script", ["dispersed", "frontload", "postablation", "finetune"])
+@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
+def test_variant_scripts_run(scripts, tmp_path, script, adapter_type):
+    constants = ["CAPS_PERCENTAGE=0.5", "RUN_NAME=mine", f"ADAPTER_TYPE={adapter_type}"]
+    constants += {
+        "dispersed": ["LABELED_GOOD_PERCENTAGE=0.5"],
+        "postablation": ["FINETUNE_NUM_EXAMPLES=6"],
+    }.get(script, [])
+    if script == "finetune":
+        scripts.constants.remove("LORA_RANK=2")
+    else:
+        constants.append("ORTHO_LAMBDA=0.1")
+    scripts(f"all_caps/experiment_{script}.py", *constants)
+    folder = tmp_path / "all_caps"
+    result = json.loads((folder / "results/mine/eval.json").read_text())
+    assert list(result["modes"])[:2] == ["full", "bad_ablated"] and result["constants"][
+        "ADAPTER_TYPE"
+    ] == adapter_type
+    for name in (
+        "checkpoints/mine/config.json",
+        "plots/mine_eval.png",
+        "plots/mine_training.png",
+        "results/mine/train.jsonl",
+    ):
+        assert (folder / name).stat().st_size > 0
+    if script == "postablation":
+        before, after = (
+            load_file(folder / f"checkpoints/{name}/adapter.safetensors") for name in ("mine_before", "mine")
+        )
+        changed = {name.rsplit("_", 1)[-1] for name in before if not torch.equal(before[name], after[name])}
+        assert changed == {"good"}  # bad is bitwise unchanged
+    if script == "dispersed":
+        kinds = json.loads((folder / "results/mine/train.jsonl").read_text().splitlines()[0])["loss_by_kind"]
+        assert "normal_labeled" in kinds
+
+
+def test_eval_multi_caches_by_content_and_survives_damage(scripts, tmp_path):
+    folder = scripts.copy("all_caps")
+    small = ["NUM_PROMPTS=2", "NUM_GENERATIONS=2", "MAX_NEW_TOKENS=3", "RUN_NAMES=['one','two']"]
+
+    def compare(*constants):
+        saved, scripts.constants = scripts.constants, []
+        done = scripts("all_caps/eval_multi.py", *small, *constants, check=False)
+        scripts.constants = saved
+        return done
+
+    scripts("all_caps/experiment.py", "RUN_NAME=one")
+    alone = compare()
+    assert alone.returncode == 0 and "left out, no checkpoint: two" in alone.stdout
+    scripts("all_caps/experiment.py", "RUN_NAME=two", "SEED=1", "ADAPTER_TYPE=mlp")
+    first = compare()
+    results = folder / "results/eval_multi_results.json"
+    stored = json.loads(results.read_text())
+    assert first.returncode == 0 and set(stored) == {"one", "two"} and first.stdout.count("reusing") == 1
+    for entry in stored.values():
+        assert list(entry["modes"]) == ["full", "bad_ablated", "good_ablated", "base"]
+        for mode in entry["modes"].values():
+            assert set(mode["loss_interval"]["normal"]) == {"mean", "low", "high", "n"}
+    assert (folder / "plots/eval_multi_plot.png").stat().st_size > 0
+    assert compare().stdout.count("reusing the stored result") == 2  # hit
+    changed = compare("TEMPERATURE=0.5")  # miss: a constant has changed
+    assert changed.stdout.count("have changed; evaluating again") == 2
+    scripts("all_caps/experiment.py", "RUN_NAME=one", "SEED=2")  # the entry of an older checkpoint
+    older = compare("TEMPERATURE=0.5")
+    assert older.stdout.count("evaluating again") == 1 and older.stdout.count("reusing") == 1
+    results.write_text(results.read_text()[:-40])  # truncated: reported and rebuilt
+    rebuilt = compare("TEMPERATURE=0.5")
+    assert "unreadable" in rebuilt.stdout and "reusing" not in rebuilt.stdout
+    assert set(json.loads(results.read_text())) == {"one", "two"}
+    entries = json.loads(
+        results.read_text()
+    )  # interrupted after the first run: it is kept, the second is evaluated
+    results.write_text(json.dumps({"one": entries["one"]}))
+    resumed = compare("TEMPERATURE=0.5")
+    assert resumed.stdout.count("reusing") == 1 and json.loads(results.read_text()) == entries
+
+
+def test_eval_multi_names_missing_runs_and_wrong_dimensions(scripts, tmp_path):
+    folder = scripts.copy("all_caps")
+    scripts.constants += ["CAPS_PERCENTAGE=0.5"]
+    scripts("all_caps/experiment.py", "RUN_NAME=base_lora32+32_caps10_labeled50_seed0")  # rank 2, not 32
+    scripts.constants = []
+    wrong = scripts("all_caps/eval_multi.py", check=False)
+    assert wrong.returncode == 1 and "32 and 32" in wrong.stderr and "2 and 2" in wrong.stderr
+    text = (folder / "eval_multi.py").read_text()
+    (folder / "eval_multi.py").write_text(text.replace('"lora", 32, 32', '"lora", 2, 2'))
+    done = scripts("all_caps/eval_multi.py", "NUM_PROMPTS=2", "NUM_GENERATIONS=1", "MAX_NEW_TOKENS=2")
+    assert "left out, no checkpoint: dispersed, postablation" in done.stdout
+
+
+def test_sweep_skips_complete_runs_and_goes_on_after_a_failure(scripts, tmp_path, model_folder):
+    folder = scripts.copy("all_caps")
+    common = [f"MODEL_NAME={model_folder}", *scripts.constants[1:], "CAPS_PERCENTAGE=0.5"]
+    conditions = [("a", "experiment.py", []), ("broken", "experiment.py", ["CAPS_PERCENTAGE=2.0"]),
+                  ("b", "experiment_dispersed.py", [])]  # fmt: skip
+    evaluation = ["NUM_PROMPTS=2", "NUM_GENERATIONS=1", "MAX_NEW_TOKENS=2"]
+    scripts.constants = ["SEEDS=[0]", "ADAPTER_TYPES=['lora']", f"COMMON={common}", f"CONDITIONS={conditions}",
+                         f"EVALUATION={evaluation}"]  # fmt: skip
+    done = scripts("all_caps/sweep.py", check=False)
+    assert done.returncode == 1 and "failed: sweep_broken_lora_seed0" in done.stderr
+    table = (folder / "results/sweep_table.md").read_text()
+    assert (
+        "| a, lora | full | 1 |" in table
+        and "| b, lora | bad_ablated | 1 |" in table
+        and "broken" not in table
+    )
+    weights = folder / "checkpoints/sweep_a_lora_seed0/adapter.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = scripts("all_caps/sweep.py", f"CONDITIONS={[c for c in conditions if c[0] != 'broken']}")
+    assert "2 of 2 runs are complete already" in again.stdout and weights.stat().st_mtime_ns == before
