@@ -9,6 +9,7 @@ gradient with respect to x_i, and to adapters inside the layer, is whole. It hol
 norms, biases) at the price of a second pass through the layer when a batch has examples that must not update it.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -19,7 +20,8 @@ from adapters.structure import decoder_stack
 class TrainedLayer(RoutedModule):
     """A decoder layer whose own weights fill the good slot, as fp32 masters; adapters inside it keep their own routing.
 
-    Its weights cannot be ablated: `good_scale` has no effect here.
+    `good_scale` moves the weights between what they were (0.0: training ablated) and what they have become (1.0). Scales that
+    differ within a batch need one pass through the layer for each.
     """
 
     def __init__(self, layer: nn.Module):
@@ -50,19 +52,46 @@ class TrainedLayer(RoutedModule):
             return getattr(super().__getattr__("layer"), name)
 
     def forward(self, hidden: Tensor, *args, **kwargs) -> Tensor:
-        weights = {name: getattr(self, own).to(hidden.dtype) for name, own in self.trained.items()}
-        output = functional_call(self.layer, weights, (hidden, *args), kwargs)
-        if self.routing is None or not output.requires_grad:
-            return output
-        update = self.routing.update[..., 0].to(output.dtype)[..., None]  # [batch, 1, 1]: routes per example
+        passes = 0
+
+        def run(weights: dict[str, Tensor]) -> Tensor:
+            nonlocal passes
+            passes += 1
+            if passes > 1 and kwargs.get("past_key_values") is not None:
+                # a second pass would append its keys to the cache behind the first's, and attend to both
+                raise ValueError(
+                    "routed: these routes need several passes through a trained layer; pass use_cache=False"
+                )
+            return functional_call(self.layer, weights, (hidden, *args), kwargs)
+
+        if self.routing is None:
+            return run(self.weights_at(self.good_scale, hidden.dtype))
+        update, scale = (table[..., 0].to(hidden.dtype)[..., None] for table in self.routing)  # [batch, 1, 1]
         if update.shape[0] != hidden.shape[0] or update.shape[1] != 1:
             raise ValueError(
-                f"routed: {update.shape[0]} routes for a batch of {hidden.shape[0]}; trained layers need one per example"
+                f"routed: {'x'.join(map(str, update.shape[:2]))} routes for a batch of {hidden.shape[0]}; "
+                "trained layers need one Route per example"
             )
-        if (update == 1).all():
-            return output
-        stopped = {name: weight.detach() for name, weight in weights.items()}
-        return update * output + (1 - update) * functional_call(self.layer, stopped, (hidden, *args), kwargs)
+        output = torch.zeros_like(hidden)
+        for value in scale.unique().tolist():
+            weights = self.weights_at(value * self.good_scale, hidden.dtype)
+            part = run(weights)
+            if part.requires_grad and not (update == 1).all():
+                stopped = {name: weight.detach() for name, weight in weights.items()}
+                part = update * part + (1 - update) * run(stopped)
+            output = part if (scale == value).all() else output + (scale == value) * part
+        return output
+
+    def weights_at(self, scale: float, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The layer's weights, `scale` of the way from the original to the trained ones."""
+        weights = {}
+        for name, own in self.trained.items():
+            master = getattr(self, own)
+            if scale != 1:
+                original = self.layer.get_parameter(name).to(master.dtype)
+                master = original + scale * (master - original)
+            weights[name] = master.to(dtype)
+        return weights
 
 
 def train_last_layers(model: nn.Module, count: int) -> list[TrainedLayer]:

@@ -49,19 +49,20 @@ CONSTANTS = constants_of(globals())
 HERE = Path(__file__).parent
 
 # %% Setup
-from all_caps.task import evaluate, format_table
+from all_caps.task import PREFIX_WORDS, evaluate, format_table
 from routing.assets import fingerprint, load_stories
 from routing.checkpoints import load_checkpoint
 from routing.generation import MODES
 from routing.plots import plot_comparison
-from routing.results import ResultsCache, cache_key, check_run, has_checkpoint, run_config_of
+from routing.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
 
 stories = load_stories(STORIES, limit=NUM_PROMPTS)[1]
 runs = [run_config_of(HERE / "checkpoints" / name, EVAL_MODES) for name in RUN_NAMES] if RUN_NAMES else RUNS
+check_names(runs)
 cache = ResultsCache(HERE / "results" / f"{OUTPUT}_results.json")
-evaluation = {
-    name: value for name, value in CONSTANTS.items() if name not in ("RUN_NAMES", "OUTPUT", "EVAL_MODES")
-}
+unrelated = ("RUN_NAMES", "OUTPUT", "EVAL_MODES")
+evaluation = {name: value for name, value in CONSTANTS.items() if name not in unrelated}
+evaluation["PREFIX_WORDS"] = PREFIX_WORDS
 
 # %% Evaluation: all modes of a run in one batched generation, and the base model beside them
 results, missing = {}, []
@@ -88,9 +89,9 @@ for run in runs:
             SEED,
             NUM_GENERATIONS,
         )
-        result = cache.put(run.name, key, {"label": run.label or run.name, "modes": measured})
-    results[run.name] = result
-    print(f"\n{run.label or run.name}\n{format_table(result['modes'])}")
+        result = cache.put(run.name, key, {"modes": measured})
+    result = results[run.name] = {**result, "label": run.label or run.name}
+    print(f"\n{result['label']}\n{format_table(result['modes'])}")
 
 # %% Comparison
 if missing:

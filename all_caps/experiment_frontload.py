@@ -30,8 +30,8 @@ ORTHO_LAMBDA = 0.0  # weight of the squared cosine between the two adapters' out
 SEED = 0
 RUN_NAME = ""  # empty: built from what distinguishes the run
 RESUME = False  # go on from where an interrupted run stopped
-SAVE_EVERY = 50
-PROBE_EVERY = 10
+SAVE_EVERY = 50  # steps between checkpoints to resume from
+PROBE_EVERY = 10  # steps between readings of orthogonality and of where unlabelled gradients go; 0 for none
 NUM_EVAL_PROMPTS = 40
 EVAL_NEW_TOKENS = 24
 EVAL_TEMPERATURE = 0.7
@@ -95,11 +95,11 @@ stream = training_stream(
     MAX_STEPS,
     tokenizer.pad_token_id,
     SEED,
-    checkpoint,
-    CONSTANTS,
-    RESUME,
-    SAVE_EVERY,
-    first,
+    folder=checkpoint,
+    constants=CONSTANTS,
+    resume=RESUME,
+    save_every=SAVE_EVERY,
+    first=first,
 )
 log = MetricsLog(results / "train.jsonl")
 model.train()
@@ -108,7 +108,7 @@ for step, batch in stream:
         loss = lm_loss(model, batch, ORTHO_LAMBDA)
         loss.backward()
     optimizer.step()  # an adapter that no example in the batch may update does not move at all
-    probes = probe(model, batch, ROUTES, "caps_unlabeled") if step % PROBE_EVERY == 0 else {}
+    probes = probe(model, batch, ROUTES, "caps_unlabeled") if PROBE_EVERY and step % PROBE_EVERY == 0 else {}
     log.write(step, step_metrics(batch, optimizer) | probes)
 model.eval()
 save_checkpoint(checkpoint, model, adapter, CONSTANTS, fingerprint(train_stories))

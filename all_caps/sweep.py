@@ -34,7 +34,7 @@ import subprocess
 import sys
 
 from all_caps.task import summarize_seeds
-from routing.checkpoints import write_json
+from routing.checkpoints import atomic_write, write_json
 from routing.results import ResultsCache
 from routing.sweeps import Job, merge_constants, run_jobs
 
@@ -52,10 +52,12 @@ failed = run_jobs(list(jobs.values()), HERE / "results" / f"{OUTPUT}_logs")
 
 # %% Evaluation of all runs in the same way
 names = [job.run for job in jobs.values() if job not in failed]
+if not names:
+    sys.exit(f"every run failed; see {HERE / 'results' / OUTPUT}_logs")
 evaluation = [f"RUN_NAMES={names}", f"OUTPUT={OUTPUT}", *EVALUATION]
 subprocess.run([sys.executable, "eval_multi.py", *evaluation], cwd=HERE, check=True)
 
-# %% The table: mean and 95% interval over seeds
+# %% The table: mean and range over seeds
 stored = ResultsCache(HERE / "results" / f"{OUTPUT}_results.json").entries
 groups = {
     f"{name}, {adapter_type}": [
@@ -69,6 +71,7 @@ groups = {
 table, summary = summarize_seeds({label: entries for label, entries in groups.items() if entries})
 print(f"\n{table}")
 write_json(HERE / "results" / f"{OUTPUT}_summary.json", summary)
-(HERE / "results" / f"{OUTPUT}_table.md").write_text(table + "\n", encoding="utf-8")
+with atomic_write(HERE / "results" / f"{OUTPUT}_table.md") as path:
+    path.write_text(table + "\n", encoding="utf-8")
 if failed:
     sys.exit(f"failed: {', '.join(job.run for job in failed)}; run the sweep again to try only these")

@@ -38,8 +38,8 @@ def build_examples(
 ) -> list[Example]:
     """Every story as an example: caps_percentage of them in capitals, labeled_bad_percentage of those labelled "bad".
 
-    labeled_good_percentage of the others are labelled "good". Counts are exact and the sets nested: raising a percentage
-    only adds to them. Kinds: "normal", "normal_labeled", "caps_labeled", "caps_unlabeled".
+    labeled_good_percentage of the others are labelled "good". Counts are exact and the sets nested: raising one percentage
+    only adds to its set. Kinds: "normal", "normal_labeled", "caps_labeled", "caps_unlabeled".
     """
     caps = pick(range(len(stories)), caps_percentage, seed, "CAPS_PERCENTAGE")
     normal = sorted(set(range(len(stories))) - set(caps))
@@ -56,6 +56,7 @@ def build_examples(
             max_length,
             labels.get(kinds[i]),
             kinds[i],
+            size=len(story),
         )
         for i, story in enumerate(stories)
     ]
@@ -152,7 +153,9 @@ def format_table(results: Mapping[str, Any]) -> str:
 
 
 def summarize_seeds(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, dict[str, Any]]:
-    """A Markdown table and its numbers: for every condition and mode the mean over seeds and its 95% t interval.
+    """A Markdown table and its numbers: for every condition and mode the mean over seeds and, in brackets, their range.
+
+    A range, not an interval: three seeds at a rate of 1.0 would give a t interval without width.
 
     `groups`: condition -> one {"modes": results of `evaluate`} per seed.
     """
@@ -169,15 +172,18 @@ def summarize_seeds(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[
     summary: dict[str, Any] = {}
     for condition, entries in groups.items():
         for mode in entries[0]["modes"]:
-            cells = {
-                f"{metric}.{key}": mean_interval(
-                    [entry["modes"][mode][metric][key]["mean"] for entry in entries]
-                )
-                for metric, key in columns
-            }
+            cells = {}
+            for metric, key in columns:
+                values = [entry["modes"][mode][metric][key]["mean"] for entry in entries]
+                cells[f"{metric}.{key}"] = {
+                    "mean": sum(values) / len(values),
+                    "min": min(values),
+                    "max": max(values),
+                }
             summary.setdefault(condition, {})[mode] = cells
             texts = [
-                f"{cell['mean']:.2f}" + (f" ± {cell['high'] - cell['mean']:.2f}" if cell["n"] > 1 else "")
+                f"{cell['mean']:.2f}"
+                + (f" [{cell['min']:.2f}, {cell['max']:.2f}]" if len(entries) > 1 else "")
                 for cell in cells.values()
             ]
             lines.append(f"| {condition} | {mode} | {len(entries)} | {' | '.join(texts)} |")

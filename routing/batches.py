@@ -22,6 +22,11 @@ class Example:
     prompt_length: int  # tokens without a loss at the start
     label: str | None = None
     kind: str = "all"
+    size: int | None = None  # what length bucketing goes by, if the number of tokens would give the kind away
+
+    @property
+    def bucket_size(self) -> int:
+        return len(self.ids) if self.size is None else self.size
 
 
 @dataclass
@@ -58,6 +63,7 @@ def make_example(
     max_length: int,
     label: str | None = None,
     kind: str = "all",
+    size: int | None = None,
 ) -> Example:
     """BOS (if the tokenizer has one) + prompt + response + EOS, cut after `max_length` tokens.
 
@@ -77,7 +83,7 @@ def make_example(
             f"MAX_SEQ_LENGTH={max_length}: no token of the response is left behind a prompt of {prompt_length} tokens"
         )
     ids = prompt_ids + response_ids + [tokenizer.eos_token_id]
-    return Example(ids[:max_length], prompt_length, label, kind)
+    return Example(ids[:max_length], prompt_length, label, kind, size)
 
 
 def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> Batch:
@@ -107,7 +113,8 @@ def batch_order(
     """The indices of each step's batch: `steps` batches of `batch_size`, epoch after epoch, length-bucketed.
 
     Every epoch is a fresh permutation. Pools of POOL batches are sorted by length and cut into batches, which are then
-    shuffled, so little is padded while every batch stays random in content. A function of its arguments alone: a resumed run,
+    shuffled, so little is padded. Batches stay random in content as long as `lengths` do not depend on it: capitals take more
+    tokens, so sorting those by tokens would collect them in batches of their own (hence `Example.size`). A function of its arguments alone: a resumed run,
     or one on more processes, meets the same batches. Examples in `first` come before all others (frontloading), in the
     same random order that they would have had.
     """

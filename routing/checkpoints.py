@@ -60,6 +60,19 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def base_signature(model: nn.Module) -> str:
+    """A short hash that tells base models apart: the shape and first values of every frozen parameter, as bf16.
+
+    As bf16, so that a base loaded in fp32 and the same base loaded in bf16 agree.
+    """
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            values = parameter.detach().flatten()[:64].bfloat16().float().cpu().numpy()
+            digest.update(f"{tuple(parameter.shape)}".encode() + values.tobytes())
+    return digest.hexdigest()[:16]
+
+
 def save_checkpoint(
     folder: Path, model: nn.Module, adapter: dict[str, Any], constants: dict[str, Any], data_fingerprint: str
 ) -> None:
@@ -75,6 +88,7 @@ def save_checkpoint(
         "adapter": adapter,
         "constants": constants,
         "data_fingerprint": data_fingerprint,
+        "base_signature": base_signature(model),
         "base_dtype": str(next(p for p in model.parameters() if not p.requires_grad).dtype).removeprefix(
             "torch."
         ),
@@ -110,20 +124,27 @@ def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
         raise BadInput(f"{folder}: {WEIGHTS} is missing; train the run again") from None
     if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
         raise BadInput(f"{folder}: {WEIGHTS} and {CONFIG} are not of one run; train the run again")
+    what = f"{folder} holds {config['adapter']} for {config['model']}"
     copy_strictly(
-        load(weights), adapter_state(model), f"{folder} holds {config['adapter']} for {config['model']}"
+        load(weights), adapter_state(model), what, config["base_signature"] == base_signature(model)
     )
     return config
 
 
-def copy_strictly(source: dict[str, Tensor], target: dict[str, Tensor], what: str) -> None:
-    """Copy tensors by name. Raises BadInput, changing nothing, unless names and shapes agree."""
+def copy_strictly(
+    source: dict[str, Tensor], target: dict[str, Tensor], what: str, same_base: bool = True
+) -> None:
+    """Copy tensors by name. Raises BadInput, changing nothing, unless names, shapes and the base model agree."""
     have, want = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (source, target))
     if have != want:
         name = sorted(set(have.items()) ^ set(want.items()))[0][0]
         raise BadInput(
             f"{what}, which does not fit this model: {name} is {have.get(name, 'missing')} in the checkpoint and "
             f"{want.get(name, 'missing')} in the model; use the checkpoint's own adapter type, dimensions and base model"
+        )
+    if not same_base:
+        raise BadInput(
+            f"{what}, which does not fit this model: its base weights are others; load that base model"
         )
     with torch.no_grad():
         for name, tensor in source.items():
@@ -135,7 +156,7 @@ def load_checkpoint(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """Rebuild a run's model from its checkpoint alone: (model in eval mode, tokenizer, config)."""
     config = read_config(folder)
-    model, tokenizer = load_model(config["model"], device)
+    model, tokenizer = load_model(config["model"], device, getattr(torch, config["base_dtype"]))
     attach_described(model, config["adapter"])
     load_adapters(folder, model)
     return model.eval(), tokenizer, config

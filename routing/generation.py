@@ -1,12 +1,20 @@
 """Batched sampling of several ablation modes in one pass."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from adapters import Route, routed
+from adapters import Route, TrainedLayer, routed
+from routing.errors import BadInput
 
 # The four usual modes, as what each row of a batch does with the two adapters.
 MODES = {
@@ -56,8 +64,26 @@ def sample_modes(
     All modes run in the same batches, of at most `batch_size` rows (but one prompt's modes are never parted); each row has its
     mode's scales. Prompts start with BOS, if the tokenizer has one, as in training. The empty prompt samples from BOS alone.
     """
+    if len(modes) > 1 and any(isinstance(module, TrainedLayer) for module in model.modules()):
+        # trained layers cannot serve several good scales with one cache; the noise pairs the modes all the same
+        shared = (max_new_tokens, temperature, seed, batch_size)
+        return {
+            name: sample_modes(model, tokenizer, prompts, {name: modes[name]}, *shared)[name]
+            for name in modes
+        }
     device = next(model.parameters()).device
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    if not bos and "" in prompts:
+        raise BadInput(
+            "this model's tokenizer has no BOS token, so there is nothing to sample from without a prompt"
+        )
+    # a fresh config: the model's own may carry a repetition penalty or suppressed tokens, which are not softmax(logits / T)
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     encoded = [
         bos + (tokenizer.encode(prompt, add_special_tokens=False) if prompt else []) for prompt in prompts
     ]
@@ -68,21 +94,29 @@ def sample_modes(
         chunk = by_length[start : start + per_pass]
         input_ids, attention_mask = left_pad([encoded[i] for i in chunk], tokenizer.pad_token_id, device)
         noise = PairedSampling([seed * 1_000_003 + i for i in chunk], len(modes), temperature, device)
-        with routed(model, [route for route in modes.values() for _ in chunk]):
+        routes = [route for route in modes.values() for _ in chunk]
+        with routed(model, routes), own_generation_config(model, config):
             output = model.generate(
                 input_ids=input_ids.repeat(len(modes), 1),
                 attention_mask=attention_mask.repeat(len(modes), 1),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
+                generation_config=config,
                 logits_processor=LogitsProcessorList([noise]),
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
             )
         new_tokens = output[:, input_ids.shape[1] :].view(len(modes), len(chunk), -1).tolist()
         for name, rows in zip(modes, new_tokens, strict=True):
             for i, row in zip(chunk, rows, strict=True):
                 completions[name][i] = tokenizer.decode(until(row, tokenizer.eos_token_id))
     return completions
+
+
+@contextmanager
+def own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """generate() fills what a config leaves open from the model's own: put `config` in its place for the block."""
+    before, model.generation_config = model.generation_config, config
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,8 @@
 
 import random
 from collections.abc import Sequence
-from typing import TypeVar
 
 from routing.errors import BadInput
-
-T = TypeVar("T")
 
 
 def check_percentages(**percentages: float) -> None:
@@ -16,13 +13,13 @@ def check_percentages(**percentages: float) -> None:
             raise BadInput(f"{name}={value}: give a share between 0 and 1 (0.5 is 50%)")
 
 
-def pick(items: Sequence[T], share: float, seed: int, purpose: str) -> list[T]:
-    """round(share * len(items)) of `items`, in a random order that depends on seed and purpose alone.
+def pick(items: Sequence[int], share: float, seed: int, purpose: str) -> list[int]:
+    """round(share * len(items)) of the indices `items`, in a random order that depends on seed and purpose alone.
 
-    Nested: with the same items, seed and purpose, the pick for a smaller share is the beginning of that for a larger one, so
-    runs that differ only in a share differ only in the examples added. `purpose` keeps picks of one run independent.
+    Nested in two ways: the pick for a smaller share is the beginning of that for a larger one, and every index has a rank of its
+    own, so adding indices to `items` does not reshuffle those that were there. Runs that differ only in a share then differ only
+    in the examples added. `purpose` keeps picks of one run independent.
     """
     check_percentages(**{purpose: share})
-    shuffled = list(items)
-    random.Random(f"{purpose} {seed}").shuffle(shuffled)
-    return shuffled[: round(share * len(shuffled))]
+    ranked = sorted(items, key=lambda index: random.Random(f"{purpose} {seed} {index}").random())
+    return ranked[: round(share * len(ranked))]

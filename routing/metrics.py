@@ -12,6 +12,7 @@ from torch import nn
 
 from adapters import Route, bad_params, good_params, output_cosines, routed
 from routing.batches import Batch, Example, collate
+from routing.checkpoints import atomic_write
 from routing.training import RoutedOptimizer, example_losses, lm_loss, mean_over_positions
 
 
@@ -46,6 +47,20 @@ def step_metrics(batch: Batch, optimizer: RoutedOptimizer) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
+def output_orthogonality(
+    model: nn.Module, batch: Batch, routes: Mapping[str | None, Route] | None = None
+) -> float:
+    """The mean squared cosine between the two adapters' outputs, over modules and the batch's positions (0 = orthogonal)."""
+    routes = routes or dict.fromkeys(batch.labels, Route())
+    training = model.training
+    model.eval()  # no dropout: a reading must not draw random numbers that training would have drawn
+    with routed(model, [routes[label] for label in batch.labels]), output_cosines(model) as cosines:
+        example_losses(model, batch)
+    model.train(training)
+    return mean_over_positions(cosines, batch).mean().item()
+
+
 def probe(
     model: nn.Module, batch: Batch, routes: Mapping[str | None, Route], kind: str
 ) -> dict[str, float | None]:
@@ -53,24 +68,18 @@ def probe(
 
     "orthogonality": the mean squared cosine between the adapters' outputs (0 = orthogonal) on up to four examples.
     "bad_share": where the gradient of the examples of `kind` (unlabelled behaviour) goes: |g_bad|^2 / (|g_good|^2 + |g_bad|^2),
-    under their own routes; None if the batch has none. Above one half means that bad absorbs them.
+    under their own routes; None if the batch has none. Above one half, bad gets the larger part.
     """
-    few = batch.select(range(min(4, len(batch.labels))))
-    with (
-        torch.no_grad(),
-        routed(model, [routes[label] for label in few.labels]),
-        output_cosines(model) as cosines,
-    ):
-        example_losses(model, few)
     readings: dict[str, float | None] = {
-        "orthogonality": mean_over_positions(cosines, few).mean().item(),
+        "orthogonality": output_orthogonality(model, batch.select(range(min(4, len(batch.labels)))), routes),
         "bad_share": None,
     }
     rows = [i for i, other in enumerate(batch.kinds) if other == kind]
     if rows:
         chosen = batch.select(rows)
         good, bad = good_params(model), bad_params(model)
-        with routed(model, [routes[label] for label in chosen.labels]):
+        devices = [good[0].device] if good[0].device.type == "cuda" else []
+        with torch.random.fork_rng(devices), routed(model, [routes[label] for label in chosen.labels]):
             gradients = torch.autograd.grad(lm_loss(model, chosen), good + bad)
         g, b = (
             torch.stack([gradient.square().sum() for gradient in part]).sum().item()
@@ -96,7 +105,8 @@ class MetricsLog:
                 if step and self.path.exists()
                 else []
             )
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            with atomic_write(self.path) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             self.started = True
         now = time.perf_counter()
         speed = (

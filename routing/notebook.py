@@ -86,9 +86,8 @@ def run_name(
     named = {"ADAPTER_TYPE", "SEED", *dims, *always}
     for name, value in overrides.items():
         if name not in named and not is_bookkeeping(name):
-            plain = (
-                Path(value).stem if isinstance(value, str) else f"{value}"
-            )  # a path or Hub id: its last part
+            # a path or Hub id: its last part
+            plain = Path(value).name.removesuffix(".jsonl") if isinstance(value, str) else f"{value}"
             parts.append(f"{name.lower().replace('_', '-')}{plain.replace(':', '-')}")
     return "_".join([*parts, f"seed{constants['SEED']}"])
 

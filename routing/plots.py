@@ -1,17 +1,20 @@
 """Figures: grouped bars with intervals, training curves. Colours and sizes live here."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from routing.checkpoints import atomic_write
 from routing.metrics import moving_average, read_log
 from routing.notebook import in_ipython
+from routing.subspaces import Overlap
 
 if not in_ipython():
     matplotlib.use("Agg")  # no window; files only
@@ -105,7 +108,7 @@ def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], path: Pa
     if not results:
         print("no run to plot")
         return
-    groups = [result["label"] for result in results.values()]
+    groups = ["\n".join(textwrap.wrap(result["label"].replace("_", " "), 16)) for result in results.values()]
     modes = list(dict.fromkeys(mode for result in results.values() for mode in result["modes"]))
     panels = [
         ("caps rate after an UPPER-CASE prefix", "caps_rate", "upper_prefix"),
@@ -131,6 +134,40 @@ def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], path: Pa
         figure.text(0.01, 0.005, f"left out, no checkpoint: {', '.join(missing)}", fontsize=8, color="grey")
     figure.tight_layout(rect=(0, 0.02, 1, 0.96))
     save_figure(figure, path)
+
+
+def plot_overlaps(readings: Sequence[Overlap], path: Path, title: str) -> None:
+    """Heat maps, layer x module: overlap of the down and up subspaces as multiples of the random value, and update cosines."""
+    kinds = list(dict.fromkeys(reading.module.rsplit(".", 1)[-1] for reading in readings))
+    layers = list(dict.fromkeys(_layer(reading) for reading in readings))
+    panels = [
+        ("overlap of down/A\n(1 = as random)", lambda r: r.down / r.random_down, None),
+        ("overlap of up/B\n(1 = as random)", lambda r: r.up / r.random_up, None),
+        ("cosine of the updates", lambda r: r.update, 1.0),
+    ]
+    if any(reading.update is None for reading in readings):
+        panels = panels[:2]
+    figure, row = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 0.3 * len(layers) + 1.8))
+    for axes, (label, value, bound) in zip(row, panels, strict=True):
+        table = np.full((len(layers), len(kinds)), np.nan)
+        for reading in readings:
+            table[layers.index(_layer(reading)), kinds.index(reading.module.rsplit(".", 1)[-1])] = value(
+                reading
+            )
+        low, high = (-bound, bound) if bound else (0, max(2.0, float(np.nanmax(table))))
+        image = axes.imshow(table, aspect="auto", cmap="RdBu_r" if bound else "viridis", vmin=low, vmax=high)
+        axes.set_xticks(range(len(kinds)), kinds, rotation=60, ha="right", fontsize=7)
+        axes.set_yticks(range(len(layers)), layers, fontsize=7)
+        axes.set_title(label, fontsize=9)
+        figure.colorbar(image, ax=axes)
+    row[0].set_ylabel("layer")
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _layer(reading: Overlap) -> str:
+    return next((part for part in reading.module.split(".") if part.isdigit()), reading.module)
 
 
 def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:

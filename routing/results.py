@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,19 @@ def check_run(run: RunConfig, folder: Path) -> None:
             f"RUNS: {run.name!r} says {run.adapter_type} with dimensions {run.good_dim} and {run.bad_dim}, but its checkpoint "
             f"is {there[0]} with {there[1]} and {there[2]}; correct the RunConfig"
         )
+
+
+def check_names(runs: Sequence[RunConfig]) -> None:
+    """Raise BadInput if two runs, or two modes of a run, share a name, or if a mode is called "base" (it is always there)."""
+    groups = {"RUNS": [run.name for run in runs]}
+    groups |= {
+        f"eval_modes of {run.name!r}": [*(name for _, _, name in run.eval_modes), "base"] for run in runs
+    }
+    for what, names in groups.items():
+        if len(set(names)) < len(names):
+            raise BadInput(
+                f"{what}: each name may stand there once (base adds itself); got {', '.join(names)}"
+            )
 
 
 def has_checkpoint(folder: Path) -> bool:

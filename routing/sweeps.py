@@ -1,5 +1,6 @@
 """Run scripts with constants as processes, one after another: skip what is complete, go on after a failure."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -30,7 +31,11 @@ def merge_constants(*parts: Sequence[str]) -> tuple[str, ...]:
 
 def is_complete(job: Job) -> bool:
     """True if the run's eval.json is there and was made with the job's constants."""
-    path = job.script.parent / "results" / job.run / "eval.json"
+    return _made_with(job, job.script.parent / "results" / job.run / "eval.json")
+
+
+def _made_with(job: Job, path: Path) -> bool:
+    """True if the JSON file is there and its "constants" are the job's."""
     try:
         saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["constants"]
     except (OSError, ValueError, KeyError):
@@ -40,9 +45,10 @@ def is_complete(job: Job) -> bool:
 
 def _same(saved: dict[str, Any], name: str, text: str) -> bool:
     try:
-        return name in saved and (str(saved[name]) == text or saved[name] == json.loads(text))
-    except ValueError:
-        return False
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    return name in saved and saved[name] in (text, json.loads(json.dumps(value)))  # tuples are lists in JSON
 
 
 def run_jobs(jobs: Sequence[Job], logs: Path) -> list[Job]:
@@ -58,12 +64,18 @@ def run_jobs(jobs: Sequence[Job], logs: Path) -> list[Job]:
     logs.mkdir(parents=True, exist_ok=True)
     failed = []
     for job in tqdm(open_jobs, desc="sweep", unit="run"):
-        command = [sys.executable, job.script.name, f"RUN_NAME={job.run}", "RESUME=True", *job.constants]
+        # a finished checkpoint of other constants is trained again; an interrupted run, or one without evaluation, goes on
+        config = job.script.parent / "checkpoints" / job.run / "config.json"
+        resume = not config.exists() or _made_with(job, config)
+        command = [sys.executable, job.script.name, f"RUN_NAME={job.run}", f"RESUME={resume}", *job.constants]
         with (logs / f"{job.run}.log").open("w", encoding="utf-8") as log:
-            done = subprocess.run(
-                command, cwd=job.script.parent, stdout=log, stderr=subprocess.STDOUT, check=False
-            )
-        if done.returncode or not is_complete(job):
+            process = subprocess.Popen(command, cwd=job.script.parent, stdout=log, stderr=subprocess.STDOUT)
+            try:
+                process.wait()
+            except KeyboardInterrupt:  # the run got it, too: let it save its last step
+                process.wait()
+                raise
+        if process.returncode or not is_complete(job):
             failed.append(job)
             tqdm.write(f"failed: {job.run} (see {logs / job.run}.log)")
     return failed

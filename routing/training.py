@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from adapters import bad_params, good_params, output_cosines
 from routing.batches import IGNORE, Batch, Example, batch_order, collate
-from routing.checkpoints import load_training_state, save_training_state
+from routing.checkpoints import TRAINING_STATE, load_training_state, save_training_state
+from routing.errors import BadInput
 
 
 def example_losses(model: nn.Module, batch: Batch) -> Tensor:
@@ -138,9 +139,17 @@ def training_stream(
     there, bit for bit as if it had not stopped. A checkpoint of other constants raises BadInput. The examples with the indices
     `first` come before all others.
     """
+    if save_every < 1:
+        raise BadInput(f"SAVE_EVERY={save_every}: give a number of steps from 1 up")
     device = next(model.parameters()).device
-    order = batch_order([len(example.ids) for example in examples], batch_size, steps, seed, first)
-    start = load_training_state(folder, model, optimizer, constants) if resume else 0
+    order = batch_order([example.bucket_size for example in examples], batch_size, steps, seed, first)
+    if resume:
+        start = load_training_state(folder, model, optimizer, constants)
+    else:
+        start = 0
+        (folder / TRAINING_STATE).unlink(
+            missing_ok=True
+        )  # an older run's, which a later resume must not continue
     with (
         deferred_interrupts() as interrupted,
         tqdm(total=steps, initial=start, desc="training", unit="step") as progress,

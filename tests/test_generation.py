@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import randomize, tiny_model
 from reference import attach
+from transformers import GenerationConfig
 
 from adapters import Route, ablated
 from routing.generation import MODES, PairedSampling, sample_modes
@@ -11,7 +12,7 @@ from routing.generation import MODES, PairedSampling, sample_modes
 PROMPTS = ["Once", "The little dog went to the market with", "", "ONE DAY A"]
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+@pytest.fixture(scope="module", params=["llama", "gpt2", "qwen3", "gemma3"])
 def model(request):
     model = tiny_model(request.param)
     attach(model, "lora")
@@ -48,6 +49,16 @@ def test_a_completion_does_not_depend_on_the_batch_and_modes_share_their_noise(m
     twins = sample_modes(model, tokenizer, PROMPTS, {"a": Route(), "b": Route()}, max_new_tokens=8, seed=5)
     assert twins["a"] == twins["b"] == together["full"]
     assert together != sample_modes(model, tokenizer, PROMPTS, MODES, max_new_tokens=8, seed=6)
+
+
+def test_the_models_own_generation_settings_do_not_interfere(model, tokenizer):
+    want = sample_modes(model, tokenizer, PROMPTS, MODES, max_new_tokens=8, temperature=0)
+    before = model.generation_config
+    model.generation_config = GenerationConfig(
+        repetition_penalty=5.0, eos_token_id=3, suppress_tokens=list(range(9))
+    )
+    assert sample_modes(model, tokenizer, PROMPTS, MODES, max_new_tokens=8, temperature=0) == want
+    model.generation_config = before
 
 
 def test_noise_samples_from_the_softmax():

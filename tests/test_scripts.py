@@ -79,7 +79,6 @@ BAD_INPUT = {
     "a word that is no constant": (["--help"], "NAME=value"),
     "a value of the wrong type": (["MAX_STEPS=many"], "expected a int like"),
     "a share above 1": (["CAPS_PERCENTAGE=20"], "between 0 and 1"),
-    "a negative share": (["LABELED_BAD_PERCENTAGE=-0.5"], "between 0 and 1"),
     "an unknown adapter type": (["ADAPTER_TYPE=ia3"], '"lora" or "mlp"'),
     "a missing model": (["MODEL_NAME=no/such-model"], "could not be loaded"),
     "an unknown embedded model": (["MODEL_NAME=embedded:gpt5"], "embedded:SmolLM2-135M-Instruct"),

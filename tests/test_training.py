@@ -76,6 +76,11 @@ def test_label_counts_are_exact_and_nested(tokenizer):
     assert all(m == "caps_labeled" for f, m in zip(few, many, strict=True) if f == "caps_labeled")
     more = kinds(0.4, 0.5)
     assert all(m.startswith("caps") for f, m in zip(few, more, strict=True) if f.startswith("caps"))
+    fully = [kinds(caps, 1.0) for caps in (0.2, 0.4)]
+    assert all(m == "caps_labeled" for f, m in zip(*fully, strict=True) if f == "caps_labeled")
+    assert pick(range(0, 100, 2), 1.0, 3, "X") == [
+        i for i in pick(range(100), 1.0, 3, "X") if i % 2 == 0
+    ]  # own ranks
     examples = build_examples(stories, tokenizer, 32, 0.2, 0.5, seed=1)
     for example in examples:
         assert is_caps(tokenizer.decode(example.ids)) == (example.kind != "normal")
@@ -132,6 +137,20 @@ def test_batch_order_covers_each_epoch_and_buckets_by_length():
     spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in order]
     assert sum(spread) / len(spread) < 10  # at random it would be about 50
     assert order == batch_order(lengths, 8, 60, seed=0) != batch_order(lengths, 8, 60, seed=1)
+
+
+@pytest.mark.parametrize("max_length", [64, 256])
+def test_length_bucketing_does_not_collect_the_capitals(tokenizer, max_length):
+    """Capitals take more tokens; sorted by tokens they would fill batches of their own, and no batch would be mixed."""
+    stories, _ = load_stories("embedded:stories", limit=600)
+    examples = build_examples(stories, tokenizer, max_length, 0.1, 0.5, seed=0)
+    order = batch_order([example.bucket_size for example in examples], 8, 75, seed=0)
+    counts = torch.tensor(
+        [sum(examples[i].kind != "normal" for i in batch) for batch in order], dtype=torch.float
+    )
+    assert (
+        counts.sum() == 60 and counts.var() < 1.2
+    )  # at random: 8 * 0.1 * 0.9 = 0.72; sorted by tokens: about 5
 
 
 @pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
@@ -235,6 +254,15 @@ def test_probe_reads_where_the_gradient_goes_and_leaves_no_gradient():
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_probe_draws_no_random_numbers():
+    """Otherwise PROBE_EVERY would change what a run with dropout learns."""
+    model = tiny_model()
+    attach(model, "lora", dropout=0.5)
+    before = torch.get_rng_state()
+    probe(model.train(), collate(random_examples()[:6], 1, CPU), ROUTES, "bad")
+    assert torch.equal(torch.get_rng_state(), before) and model.training
+
+
 def test_held_out_losses_keep_their_order_and_do_not_depend_on_the_batch():
     model = make_model().eval()
     examples = random_examples(7)
@@ -327,6 +355,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path)
         with pytest.raises(BadInput, match="does not fit this model"):
             load_adapters(tmp_path, other)
         assert all(torch.equal(a, b) for a, b in zip(before, good_params(other), strict=True))
+    same_shapes = tiny_model(seed=1)  # the same names and shapes, other base weights
+    attach(same_shapes, "lora")
+    with pytest.raises(BadInput, match="base weights are others"):
+        load_adapters(tmp_path, same_shapes)
     (tmp_path / "adapter.safetensors").write_bytes(b"torn")
     with pytest.raises(BadInput, match="not of one run"):
         load_adapters(tmp_path, make_model("lora"))

@@ -8,7 +8,16 @@ from conftest import tiny_model
 from reference import attach, per_example_losses
 from safetensors.torch import load_file
 
-from adapters import Route, TrainedLayer, apply_dual_lora, bad_params, good_params, routed, train_last_layers
+from adapters import (
+    Route,
+    TrainedLayer,
+    ablated,
+    apply_dual_lora,
+    bad_params,
+    good_params,
+    routed,
+    train_last_layers,
+)
 from routing.batches import batch_order
 from routing.labels import pick
 from routing.training import RoutedOptimizer
@@ -91,6 +100,26 @@ def test_trained_layers_do_not_move_on_a_labelled_bad_batch_and_have_their_own_r
     assert max(moved["bad"]) == 0.0 and all(0 < change < 2e-3 for change in moved["none"])
 
 
+def test_trained_layers_scale_between_what_they_were_and_what_they_became():
+    model = tiny_model()
+    ids = torch.randint(2, 400, (3, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        base = model(input_ids=ids, use_cache=False).logits
+        apply_dual_lora(model, rank=0, bad_rank=2, alpha=2)
+        layers = train_last_layers(model, 2)
+        for parameter in layers[0].get_good_params():
+            parameter.mul_(1.5)
+        trained = model(input_ids=ids).logits
+        assert not torch.allclose(trained, base)
+        with ablated(model, "good"):
+            torch.testing.assert_close(model(input_ids=ids).logits, base)
+        with routed(model, [Route(), Route(good_scale=0.0), Route()]):  # scales differ within a batch
+            mixed = model(input_ids=ids, use_cache=False).logits
+            with pytest.raises(ValueError, match="use_cache=False"):
+                model(input_ids=ids)
+    torch.testing.assert_close(mixed, torch.stack([trained[0], base[1], trained[2]]))
+
+
 @pytest.mark.parametrize("script", ["dispersed", "frontload", "postablation", "finetune"])
 @pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
 def test_variant_scripts_run(scripts, tmp_path, script, adapter_type):
@@ -106,9 +135,10 @@ def test_variant_scripts_run(scripts, tmp_path, script, adapter_type):
     scripts(f"all_caps/experiment_{script}.py", *constants)
     folder = tmp_path / "all_caps"
     result = json.loads((folder / "results/mine/eval.json").read_text())
-    assert list(result["modes"])[:2] == ["full", "bad_ablated"] and result["constants"][
-        "ADAPTER_TYPE"
-    ] == adapter_type
+    assert (
+        list(result["modes"])[:2] == ["full", "bad_ablated"]
+        and result["constants"]["ADAPTER_TYPE"] == adapter_type
+    )
     for name in (
         "checkpoints/mine/config.json",
         "plots/mine_eval.png",
@@ -123,7 +153,8 @@ def test_variant_scripts_run(scripts, tmp_path, script, adapter_type):
         changed = {name.rsplit("_", 1)[-1] for name in before if not torch.equal(before[name], after[name])}
         assert changed == {"good"}  # bad is bitwise unchanged
     if script == "dispersed":
-        kinds = json.loads((folder / "results/mine/train.jsonl").read_text().splitlines()[0])["loss_by_kind"]
+        log = (folder / "results/mine/train.jsonl").read_text().splitlines()
+        kinds = {kind for line in log for kind in json.loads(line)["loss_by_kind"]}
         assert "normal_labeled" in kinds
 
 
@@ -201,3 +232,25 @@ def test_sweep_skips_complete_runs_and_goes_on_after_a_failure(scripts, tmp_path
     before = weights.stat().st_mtime_ns
     again = scripts("all_caps/sweep.py", f"CONDITIONS={[c for c in conditions if c[0] != 'broken']}")
     assert "2 of 2 runs are complete already" in again.stdout and weights.stat().st_mtime_ns == before
+
+
+def test_reading_scripts_run_on_a_finished_run(scripts, tmp_path):
+    folder = scripts.copy("all_caps")
+    scripts("all_caps/experiment.py", "RUN_NAME=finetune_mine", "ADAPTER_TYPE=mlp")
+    scripts.constants = []
+    checkpoint = "CHECKPOINT=checkpoints/finetune_mine"
+    samples = scripts("all_caps/eval.py", checkpoint, "NUM_PROMPTS=1", "MAX_NEW_TOKENS=3").stdout
+    assert samples.count("full:") == samples.count("bad_ablated:") == 2
+    scripts("all_caps/eval_caps.py", checkpoint, "NUM_SAMPLES=2", "MAX_NEW_TOKENS=3")
+    scripts("all_caps/eval_prefix.py", checkpoint, "NUM_GENERATIONS=2", "MAX_NEW_TOKENS=3")
+    angles = scripts("all_caps/analyze_orthogonality.py", checkpoint, "NUM_STORIES=2").stdout
+    assert "squared cosine of the adapters' outputs on caps text" in angles
+    scripts("all_caps/plot_results.py", "RUN=finetune_mine")
+    assert "finetune_mine" in scripts("all_caps/plot_finetune.py").stdout
+    made = {
+        path.name for path in [*(folder / "results/finetune_mine").iterdir(), *(folder / "plots").iterdir()]
+    }
+    assert made >= {"samples.json", "from_bos.json", "prefixes.json", "orthogonality.json", "finetune_plot.png",
+                    "finetune_mine_orthogonality.png", "finetune_mine_training.png"}  # fmt: skip
+    missing = scripts("all_caps/plot_results.py", "RUN=none", check=False)
+    assert missing.returncode == 1 and "no finished run" in missing.stderr

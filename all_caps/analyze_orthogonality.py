@@ -1,0 +1,45 @@
+"""Are the good and the bad adapter orthogonal? Principal angles and update cosines of a checkpoint, beside random matrices.
+
+For MLP adapters also the cosine of the two adapters' outputs on held-out stories (for LoRA as well: it is defined for both).
+"""
+
+# %% Constants
+from pathlib import Path
+
+from routing.notebook import override_constants
+
+CHECKPOINT = "checkpoints/base_lora32+32_caps10_labeled50_seed0"
+STORIES = "embedded:stories"
+NUM_STORIES = 16  # for the cosine of the outputs, as they are and in capitals
+MAX_SEQ_LENGTH = 64
+
+override_constants(globals())  # from the shell: CONSTANT=value
+HERE = Path(__file__).parent
+
+# %% Weights: subspaces and effective updates
+from all_caps.task import to_caps
+from routing.assets import load_stories
+from routing.batches import collate, make_example
+from routing.checkpoints import load_checkpoint, write_json
+from routing.metrics import output_orthogonality
+from routing.plots import plot_overlaps
+from routing.subspaces import as_rows, format_overlaps, overlaps
+
+checkpoint = HERE / CHECKPOINT
+model, tokenizer, config = load_checkpoint(checkpoint)
+readings = overlaps(model)
+print(format_overlaps(readings))
+
+# %% Outputs on held-out stories
+stories = load_stories(STORIES, limit=NUM_STORIES)[1]
+outputs = {}
+for kind, texts in {"normal": stories, "caps": [to_caps(story) for story in stories]}.items():
+    examples = [make_example(tokenizer, "", text, MAX_SEQ_LENGTH) for text in texts]
+    outputs[kind] = output_orthogonality(model, collate(examples, tokenizer.pad_token_id, model.device))
+    print(f"squared cosine of the adapters' outputs on {kind} text: {outputs[kind]:.3f}")
+
+write_json(
+    HERE / "results" / checkpoint.name / "orthogonality.json",
+    {"modules": as_rows(readings), "outputs": outputs},
+)
+plot_overlaps(readings, HERE / "plots" / f"{checkpoint.name}_orthogonality.png", checkpoint.name)
