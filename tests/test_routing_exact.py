@@ -114,7 +114,9 @@ def test_under_autocast(adapter_type):
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_with_torch_compile(adapter_type, backend):
     torch._dynamo.reset()
-    model = make(adapter_type)
+    model = make(
+        adapter_type, "gpt2"
+    )  # inductor fuses, and so rounds differently, what Llama computes in fp32: 1e-6
     want = loop_gradients(model)
     compiled = torch.compile(model, backend=backend)
     for _ in range(2):  # the second time without compiling
