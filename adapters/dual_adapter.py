@@ -67,6 +67,13 @@ class RoutedBottleneck(torch.autograd.Function):
         return grad, grad_x, grad_down, grad_up, None, None, None
 
 
+def squared_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """The squared cosine between [..., d] vectors: [...], in fp32; 0 where one of them is zero."""
+    a, b = a.float(), b.float()
+    norms = a.square().sum(-1) * b.square().sum(-1)
+    return (a * b).sum(-1).square() / (norms + torch.finfo(norms.dtype).tiny)
+
+
 class RoutedModule(nn.Module):
     """A module with parameters in the slots good and bad, which `routed`, `ablated` and the optimizer know how to treat.
 
@@ -132,7 +139,7 @@ class DualAdapter(RoutedModule):
 
     def adapt(self, base: Tensor, x: Tensor) -> Tensor:
         """The frozen module's output `base` [batch, tokens, d_out] plus both branches of `x` [batch, tokens, d_in]."""
-        if self.cosines is not None:
+        if self.cosines is not None and 0 not in self.dims:
             return self._adapt_and_record(base, x)
         downs, ups = zip(*(self.slot_params(slot) for slot in SLOTS), strict=True)
         return self._branches(base, x, torch.cat(downs), torch.cat(ups, dim=1), range(len(SLOTS)))
@@ -141,11 +148,7 @@ class DualAdapter(RoutedModule):
         """The same one branch at a time, noting the squared cosine between the two outputs at each position."""
         zero = torch.zeros_like(base)
         outputs = [self._branches(zero, x, *self.slot_params(slot), [k]) for k, slot in enumerate(SLOTS)]
-        good, bad = (output.float() for output in outputs)
-        dot, norms = (good * bad).sum(-1), good.square().sum(-1) * bad.square().sum(-1)
-        self.cosines.append(
-            dot.square() / (norms + torch.finfo(norms.dtype).tiny)
-        )  # 0 where an adapter is silent
+        self.cosines.append(squared_cosine(*outputs))
         return base + outputs[0] + outputs[1]
 
     def _branches(self, base: Tensor, x: Tensor, down: Tensor, up: Tensor, slots) -> Tensor:

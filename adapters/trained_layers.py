@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from adapters.dual_adapter import RoutedModule
+from adapters.dual_adapter import RoutedModule, squared_cosine
 from adapters.structure import decoder_stack
 
 
@@ -52,6 +52,29 @@ class TrainedLayer(RoutedModule):
             return getattr(super().__getattr__("layer"), name)
 
     def forward(self, hidden: Tensor, *args, **kwargs) -> Tensor:
+        if self.cosines is None:
+            return self._run(hidden, *args, **kwargs)
+        # The two slots' outputs: what training the layer changes, and what bad adds to the trained layer.
+        inside = [module for module in self.layer.modules() if isinstance(module, RoutedModule)]
+        scales, good_scale = [module.bad_scale for module in inside], self.good_scale
+        for module in inside:
+            module.cosines = None  # their good branch is this layer
+        output = self._run(hidden, *args, **kwargs)
+        try:
+            self.good_scale = 0.0
+            original = self._run(hidden, *args, **kwargs)
+            self.good_scale = good_scale
+            for module in inside:
+                module.bad_scale = 0.0
+            without_bad = self._run(hidden, *args, **kwargs)
+        finally:
+            self.good_scale = good_scale
+            for module, scale in zip(inside, scales, strict=True):
+                module.bad_scale, module.cosines = scale, self.cosines
+        self.cosines.append(squared_cosine(output - original, output - without_bad))
+        return output
+
+    def _run(self, hidden: Tensor, *args, **kwargs) -> Tensor:
         passes = 0
 
         def run(weights: dict[str, Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ from routing.batches import collate, make_example
 from routing.checkpoints import load_checkpoint, write_json
 from routing.metrics import output_orthogonality
 from routing.plots import plot_overlaps
-from routing.subspaces import as_rows, format_overlaps, overlaps
+from routing.subspaces import as_rows, format_overlaps, overlaps, random_weights
 
 checkpoint = HERE / CHECKPOINT
 model, tokenizer, config = load_checkpoint(checkpoint)
@@ -35,8 +35,14 @@ stories = load_stories(STORIES, limit=NUM_STORIES)[1]
 outputs = {}
 for kind, texts in {"normal": stories, "caps": [to_caps(story) for story in stories]}.items():
     examples = [make_example(tokenizer, "", text, MAX_SEQ_LENGTH) for text in texts]
-    outputs[kind] = output_orthogonality(model, collate(examples, tokenizer.pad_token_id, model.device))
-    print(f"squared cosine of the adapters' outputs on {kind} text: {outputs[kind]:.3f}")
+    batch = collate(examples, tokenizer.pad_token_id, model.device)
+    outputs[kind] = output_orthogonality(model, batch)
+    with random_weights(model):
+        outputs[f"{kind}_random"] = output_orthogonality(model, batch)
+    print(
+        f"squared cosine of the adapters' outputs on {kind} text: {outputs[kind]:.4f}; "
+        f"of random adapters of the same norms: {outputs[f'{kind}_random']:.4f}"
+    )
 
 write_json(
     HERE / "results" / checkpoint.name / "orthogonality.json",

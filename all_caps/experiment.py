@@ -48,7 +48,7 @@ HERE = Path(__file__).parent
 import torch
 
 from adapters import Route, routed
-from all_caps.task import NAME_PARTS, build_examples, evaluate, format_table
+from all_caps.task import NAME_PARTS, PANELS, build_examples, evaluate, format_table
 from routing.assets import fingerprint, load_stories
 from routing.checkpoints import save_checkpoint, write_json
 from routing.generation import MODES
@@ -123,4 +123,4 @@ modes = evaluate(
 )
 print(f"\n{run}\n{format_table(modes)}")
 write_json(results / "eval.json", {"modes": modes, "constants": CONSTANTS})
-plot_modes({"modes": modes}, HERE / "plots" / f"{run}_eval.png", run)
+plot_modes(modes, PANELS, HERE / "plots" / f"{run}_eval.png", run)

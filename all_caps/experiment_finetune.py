@@ -25,6 +25,7 @@ BATCH_SIZE = 8
 CAPS_PERCENTAGE = 0.1  # of the stories are in capitals
 LABELED_BAD_PERCENTAGE = 0.5  # of those are labelled "bad"
 MAX_SEQ_LENGTH = 64  # tokens of a story that are trained on
+ORTHO_LAMBDA = 0.0  # weight of the squared cosine between what the layers' training and bad change
 SEED = 0
 RUN_NAME = ""  # empty: built from what distinguishes the run
 RESUME = False  # go on from where an interrupted run stopped
@@ -47,7 +48,7 @@ HERE = Path(__file__).parent
 import torch
 
 from adapters import Route, routed
-from all_caps.task import NAME_PARTS, build_examples, evaluate, format_table
+from all_caps.task import NAME_PARTS, PANELS, build_examples, evaluate, format_table
 from routing.assets import fingerprint, load_stories
 from routing.checkpoints import save_checkpoint, write_json
 from routing.generation import MODES
@@ -102,7 +103,7 @@ log = MetricsLog(results / "train.jsonl")
 model.train()
 for step, batch in stream:
     with routed(model, [ROUTES[label] for label in batch.labels]):
-        loss = lm_loss(model, batch)
+        loss = lm_loss(model, batch, ORTHO_LAMBDA)
         loss.backward()
     optimizer.step()  # an adapter that no example in the batch may update does not move at all
     probes = probe(model, batch, ROUTES, "caps_unlabeled") if PROBE_EVERY and step % PROBE_EVERY == 0 else {}
@@ -125,4 +126,4 @@ modes = evaluate(
 )
 print(f"\n{run}\n{format_table(modes)}")
 write_json(results / "eval.json", {"modes": modes, "constants": CONSTANTS})
-plot_modes({"modes": modes}, HERE / "plots" / f"{run}_eval.png", run)
+plot_modes(modes, PANELS, HERE / "plots" / f"{run}_eval.png", run)

@@ -51,7 +51,7 @@ HERE = Path(__file__).parent
 import torch
 
 from adapters import Route, routed
-from all_caps.task import NAME_PARTS, build_examples, evaluate, format_table
+from all_caps.task import NAME_PARTS, PANELS, build_examples, evaluate, format_table
 from routing.assets import fingerprint, load_stories
 from routing.checkpoints import save_checkpoint, write_json
 from routing.generation import MODES
@@ -75,7 +75,8 @@ adapter = attach_adapters(
 
 # %% Data: which example shows the behaviour, and which of those are labelled
 train_stories, test_stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE + FINETUNE_NUM_EXAMPLES)
-train_stories, good_stories = train_stories[:-FINETUNE_NUM_EXAMPLES], train_stories[-FINETUNE_NUM_EXAMPLES:]
+cut = max(0, len(train_stories) - FINETUNE_NUM_EXAMPLES)
+train_stories, good_stories = train_stories[:cut], train_stories[cut:]
 examples = build_examples(
     train_stories, tokenizer, MAX_SEQ_LENGTH, CAPS_PERCENTAGE, LABELED_BAD_PERCENTAGE, SEED
 )
@@ -152,4 +153,4 @@ modes = evaluate(
 )
 print(f"\n{run}\n{format_table(modes)}")
 write_json(results / "eval.json", {"modes": modes, "constants": CONSTANTS})
-plot_modes({"modes": modes}, HERE / "plots" / f"{run}_eval.png", run)
+plot_modes(modes, PANELS, HERE / "plots" / f"{run}_eval.png", run)

@@ -12,7 +12,7 @@ override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Comparison
-from all_caps.task import format_table
+from all_caps.task import PANELS, format_table
 from routing.plots import plot_comparison
 
 names = RUNS or sorted(path.parent.name for path in (HERE / "results").glob("finetune*/eval.json"))
@@ -24,4 +24,4 @@ for name in names:
         print(f"\n{name}\n{format_table(tables[name]['modes'])}")
     else:
         missing.append(name)
-plot_comparison(tables, missing, HERE / "plots" / "finetune_plot.png")
+plot_comparison(tables, missing, PANELS, HERE / "plots" / "finetune_plot.png")

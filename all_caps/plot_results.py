@@ -13,6 +13,7 @@ override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Plots
+from all_caps.task import PANELS
 from routing.errors import BadInput
 from routing.plots import plot_modes, plot_training
 
@@ -20,4 +21,5 @@ results = HERE / "results" / RUN
 if not (results / "eval.json").exists():
     raise BadInput(f"{results}: no finished run here; RUN is the name of a folder in results/")
 plot_training(results / "train.jsonl", HERE / "plots" / f"{RUN}_training.png", RUN, SMOOTHING)
-plot_modes(json.loads((results / "eval.json").read_text()), HERE / "plots" / f"{RUN}_eval.png", RUN)
+modes = json.loads((results / "eval.json").read_text())["modes"]
+plot_modes(modes, PANELS, HERE / "plots" / f"{RUN}_eval.png", RUN)

@@ -15,6 +15,17 @@ from routing.metrics import held_out_losses
 
 NAME_PARTS = {"CAPS_PERCENTAGE": "caps", "LABELED_BAD_PERCENTAGE": "labeled"}  # of a run's name
 PREFIX_WORDS = 8  # words of a held-out story that a sample continues
+# What the figures show: label of the axis -> (legend -> where it stands in a mode's results).
+PANELS = {
+    "caps rate of the continuation (95% interval)": {
+        "after an UPPER-CASE prefix": ("caps_rate", "upper_prefix"),
+        "after a normal prefix": ("caps_rate", "normal_prefix"),
+    },
+    "held-out loss (nats per token)": {
+        "normal text": ("loss_interval", "normal"),
+        "CAPS text": ("loss_interval", "caps"),
+    },
+}
 
 
 def to_caps(text: str) -> str:

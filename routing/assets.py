@@ -9,7 +9,11 @@ import importlib.util
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from dotenv import find_dotenv, load_dotenv
 
 from routing.errors import BadInput
 
@@ -108,18 +112,9 @@ def read_stories(path: Path) -> list[str]:
 
 
 def _hub_stories(name: str, limit: int | None) -> tuple[list[str], list[str]]:
-    from datasets import load_dataset
-
     splits = []
     for split in ("train", "test"):
-        try:
-            rows = load_dataset(name, split=split if limit is None else f"{split}[:{limit}]")
-        except Exception as error:
-            raise BadInput(
-                f"STORIES={name!r}: not a file here, and its {split} split could not be read from the Hub "
-                f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-                f"give {EMBEDDED_STORIES!r}, a .jsonl file, or a Hub id (with HF_TOKEN in .env if it is gated)"
-            ) from error
+        rows = load_hub_split("STORIES", name, split if limit is None else f"{split}[:{limit}]")
         column = next((c for c in ("story", "text") if c in rows.column_names), None)
         if column is None:
             raise BadInput(
@@ -129,7 +124,22 @@ def _hub_stories(name: str, limit: int | None) -> tuple[list[str], list[str]]:
     return splits[0], splits[1]
 
 
-def fingerprint(texts: list[str]) -> str:
+def load_hub_split(constant: str, name: str, split: str, config: str | None = None) -> Any:
+    """A split of a Hub data set, as a `datasets.Dataset`. Raises BadInput, naming the script's constant, if it cannot be read."""
+    from datasets import load_dataset
+
+    load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN
+    try:
+        return load_dataset(name, config, split=split)
+    except Exception as error:
+        raise BadInput(
+            f"{constant}={name!r}: not a file here, and its {split} split could not be read from the Hub "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "give an embedded one, a .jsonl file, or a Hub id (with HF_TOKEN in .env if it is gated)"
+        ) from error
+
+
+def fingerprint(texts: Iterable[str]) -> str:
     """A short hash of the data that a run saw, in order."""
     digest = hashlib.sha256()
     for text in texts:

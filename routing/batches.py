@@ -118,7 +118,7 @@ def batch_order(
     or one on more processes, meets the same batches. Examples in `first` come before all others (frontloading), in the
     same random order that they would have had.
     """
-    if not lengths:
+    if steps and not lengths:
         raise BadInput("there are no examples to train on")
     indices: list[int] = []
     epoch = 0

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters import routed_modules
+from routing.distributed import is_main, whole_tensor
 from routing.errors import BadInput
 from routing.models import attach_described, load_model
 from routing.notebook import is_bookkeeping
@@ -29,7 +30,10 @@ WEIGHTS, CONFIG, TRAINING_STATE = "adapter.safetensors", "config.json", "trainin
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` at the end of the block, and vanishes if the block fails."""
+    """Yield a temporary path beside `path`; it replaces `path` at the end of the block, and vanishes if the block fails.
+
+    Of several processes only the first one's file stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last: writers such as savefig go by it
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -37,8 +41,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        if is_main():
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,7 +73,7 @@ def base_signature(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for parameter in model.parameters():
         if not parameter.requires_grad:
-            values = parameter.detach().flatten()[:64].bfloat16().float().cpu().numpy()
+            values = whole_tensor(parameter.detach()).flatten()[:64].bfloat16().float().cpu().numpy()
             digest.update(f"{tuple(parameter.shape)}".encode() + values.tobytes())
     return digest.hexdigest()[:16]
 

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from adapters import Route, TrainedLayer, routed
+from routing.distributed import gathered, rank, world_size
 from routing.errors import BadInput
 
 # The four usual modes, as what each row of a batch does with the two adapters.
@@ -89,8 +90,8 @@ def sample_modes(
     ]
     per_pass = max(1, batch_size // len(modes))
     completions: dict[str, list[str]] = {name: [""] * len(prompts) for name in modes}
-    by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
-    for start in range(0, len(prompts), per_pass):
+    by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))[rank() :: world_size()]
+    for start in range(0, len(by_length), per_pass):
         chunk = by_length[start : start + per_pass]
         input_ids, attention_mask = left_pad([encoded[i] for i in chunk], tokenizer.pad_token_id, device)
         noise = PairedSampling([seed * 1_000_003 + i for i in chunk], len(modes), temperature, device)
@@ -106,6 +107,9 @@ def sample_modes(
         for name, rows in zip(modes, new_tokens, strict=True):
             for i, row in zip(chunk, rows, strict=True):
                 completions[name][i] = tokenizer.decode(until(row, tokenizer.eos_token_id))
+    for i, texts in gathered([(i, [completions[name][i] for name in modes]) for i in by_length]):
+        for name, text in zip(modes, texts, strict=True):
+            completions[name][i] = text
     return completions
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from adapters import Route, bad_params, good_params, output_cosines, routed
 from routing.batches import Batch, Example, collate
 from routing.checkpoints import atomic_write
+from routing.distributed import gathered, is_main, rank, world_size
 from routing.training import RoutedOptimizer, example_losses, lm_loss, mean_over_positions
 
 
@@ -24,26 +25,35 @@ def held_out_losses(
     device = next(model.parameters()).device
     by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))  # little padding
     losses = [0.0] * len(examples)
-    for start in range(0, len(examples), batch_size):
-        chunk = by_length[start : start + batch_size]
+    mine = by_length[rank() :: world_size()]
+    for start in range(0, len(mine), batch_size):
+        chunk = mine[start : start + batch_size]
         batch = collate([examples[i] for i in chunk], pad_id, device)
         with routed(model, [route] * len(chunk)):
             for i, loss in zip(chunk, example_losses(model, batch).tolist(), strict=True):
                 losses[i] = loss
+    for i, loss in gathered([(i, losses[i]) for i in mine]):
+        losses[i] = loss
     return losses
 
 
 def step_metrics(batch: Batch, optimizer: RoutedOptimizer) -> dict[str, Any]:
-    """A finished step's loss (overall and by kind of example), gradient norm of each adapter, and learning rate."""
+    """A finished step's loss (overall and by kind of example), gradient norm of each adapter, and learning rate.
+
+    Of the whole global batch, on every process.
+    """
     losses: dict[str, list[float]] = {}
-    for kind, loss in zip(batch.kinds, batch.losses.tolist(), strict=True):
+    examples = gathered(
+        list(zip(batch.kinds, batch.losses.tolist(), batch.attention_mask.sum(1).tolist(), strict=True))
+    )
+    for kind, loss, _ in examples:
         losses.setdefault(kind, []).append(loss)
     return {
-        "loss": batch.losses.mean().item(),
+        "loss": sum(loss for _, loss, _ in examples) / len(examples),
         "loss_by_kind": {kind: sum(values) / len(values) for kind, values in sorted(losses.items())},
         "grad_norm": dict(optimizer.grad_norms),
         "learning_rate": optimizer.learning_rate,
-        "tokens": int(batch.attention_mask.sum()),
+        "tokens": sum(tokens for _, _, tokens in examples),
     }
 
 
@@ -65,6 +75,8 @@ def probe(
     model: nn.Module, batch: Batch, routes: Mapping[str | None, Route], kind: str
 ) -> dict[str, float | None]:
     """Two readings that cost a forward and a backward of a few examples, so take them every few steps only.
+
+    Of several processes each reads its own rows; the first one's are logged.
 
     "orthogonality": the mean squared cosine between the adapters' outputs (0 = orthogonal) on up to four examples.
     "bad_share": where the gradient of the examples of `kind` (unlabelled behaviour) goes: |g_bad|^2 / (|g_good|^2 + |g_bad|^2),
@@ -98,6 +110,8 @@ class MetricsLog:
         self.clock = time.perf_counter()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        if not is_main():
+            return
         if not self.started:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = (

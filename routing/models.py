@@ -10,13 +10,14 @@ from transformers.utils import logging as transformers_logging
 
 from adapters import apply_dual_lora, apply_mlp_adapter, train_last_layers
 from routing.assets import model_path
+from routing.distributed import start
 from routing.errors import BadInput
 
 
 def default_device() -> torch.device:
-    """CUDA, else Apple's MPS, else the CPU."""
+    """CUDA (with several processes each its own), else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -38,7 +39,11 @@ def default_dtype(device: torch.device) -> torch.dtype:
 def load_model(
     name: str, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in eval mode, and its tokenizer with a pad token. Raises BadInput if either cannot be loaded."""
+    """The model in eval mode, and its tokenizer with a pad token. Raises BadInput if either cannot be loaded.
+
+    Under torchrun this is where the processes meet (`routing.distributed`).
+    """
+    start()
     load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN
     device = device or default_device()
     transformers_logging.disable_progress_bar()

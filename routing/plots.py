@@ -1,5 +1,7 @@
 """Figures: grouped bars with intervals, training curves. Colours and sizes live here."""
 
+import itertools
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,32 +78,33 @@ def grouped_bars(
     axes.margins(y=0.15)
 
 
-def plot_modes(results: Mapping[str, Any], path: Path, title: str) -> None:
-    """The evaluation table of one all_caps run as a figure: caps rate and held-out loss by ablation mode."""
-    modes = results["modes"]
-    figure, (rates, losses) = plt.subplots(1, 2, figsize=(11, 3.8))
-    prefixes = {"upper_prefix": "after an UPPER-CASE prefix", "normal_prefix": "after a normal prefix"}
-    grouped_bars(
-        rates,
-        list(modes),
-        {label: [mode["caps_rate"][key] for mode in modes.values()] for key, label in prefixes.items()},
-        "caps rate of the continuation (95% interval)",
-    )
-    rates.set_ylim(0, 1.15)
-    grouped_bars(
-        losses,
-        list(modes),
-        {f"{kind} text": [mode["loss"][kind] for mode in modes.values()] for kind in ("normal", "caps")},
-        "held-out loss (nats per token)",
-    )
-    for axes in (rates, losses):
-        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+# What a task's figures show: label of the axis -> (legend -> the keys that lead to a value in a mode's results).
+Panels = Mapping[str, Mapping[str, tuple[str, ...]]]
+
+
+def _find(mode: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    value: Any = mode
+    for key in keys:
+        value = value[key]
+    return value
+
+
+def plot_modes(modes: Mapping[str, Any], panels: Panels, path: Path, title: str) -> None:
+    """The evaluation table of one run as a figure: a panel per axis, with a group of bars per ablation mode."""
+    figure, row = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.8))
+    for axes, (ylabel, series) in zip(np.atleast_1d(row), panels.items(), strict=True):
+        values = {legend: [_find(mode, keys) for mode in modes.values()] for legend, keys in series.items()}
+        grouped_bars(axes, list(modes), values, ylabel)
+        if "rate" in ylabel:
+            axes.set_ylim(0, 1.15)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     figure.suptitle(title)
     save_figure(figure, path)
 
 
-def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], path: Path) -> None:
-    """Several all_caps runs side by side: caps rates and held-out losses of every mode, with their 95% intervals.
+def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], panels: Panels, path: Path) -> None:
+    """Several runs side by side: every value of `panels` in a panel of its own, with every mode's 95% interval.
 
     `results`: run name -> {"label", "modes"}. Runs without a checkpoint are named under the figure.
     """
@@ -109,25 +112,22 @@ def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], path: Pa
         print("no run to plot")
         return
     groups = ["\n".join(textwrap.wrap(result["label"].replace("_", " "), 16)) for result in results.values()]
-    modes = list(dict.fromkeys(mode for result in results.values() for mode in result["modes"]))
-    panels = [
-        ("caps rate after an UPPER-CASE prefix", "caps_rate", "upper_prefix"),
-        ("caps rate after a normal prefix", "caps_rate", "normal_prefix"),
-        ("held-out loss on normal text (nats/token)", "loss_interval", "normal"),
-        ("held-out loss on CAPS text (nats/token)", "loss_interval", "caps"),
-    ]
-    figure, grid = plt.subplots(2, 2, figsize=(max(11, 2 + 2.2 * len(groups)), 8))
-    for axes, (ylabel, metric, key) in zip(grid.flat, panels, strict=True):
-        measured = [result["modes"] for result in results.values()]
-        grouped_bars(
-            axes,
-            groups,
-            {mode: [m[mode][metric][key] if mode in m else None for m in measured] for mode in modes},
-            ylabel,
-        )
+    measured = [result["modes"] for result in results.values()]
+    modes = list(dict.fromkeys(mode for run in measured for mode in run))
+    flat = [(axis, legend, keys) for axis, series in panels.items() for legend, keys in series.items()]
+    rows = math.ceil(len(flat) / 2)
+    figure, grid = plt.subplots(rows, 2, figsize=(max(11, 2 + 2.2 * len(groups)), 4 * rows), squeeze=False)
+    for axes, (axis, legend, keys) in zip(grid.flat, flat, strict=False):
+        values = {
+            mode: [_find(run[mode], keys) if mode in run else None for run in measured] for mode in modes
+        }
+        grouped_bars(axes, groups, values, axis)
+        axes.set_title(legend, fontsize=10)
         axes.tick_params(axis="x", labelsize=8)
-        if metric == "caps_rate":
+        if "rate" in axis:
             axes.set_ylim(0, 1.2)
+    for axes in grid.flat[len(flat) :]:
+        axes.set_visible(False)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(modes), frameon=False)
     if missing:
@@ -136,16 +136,53 @@ def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], path: Pa
     save_figure(figure, path)
 
 
+def plot_tradeoff(
+    results: Mapping[str, Any], x: tuple[str, tuple[str, ...]], y: tuple[str, tuple[str, ...]], path: Path
+) -> None:
+    """Every run and mode as a point with its 95% intervals: colour = mode, marker = run. `x`, `y`: (label, keys of the value)."""
+    if not results:
+        return
+    figure, axes = plt.subplots(figsize=(7, 5))
+    modes = list(dict.fromkeys(mode for result in results.values() for mode in result["modes"]))
+    for marker, result in zip(itertools.cycle("osD^vP*X<>"), results.values(), strict=False):
+        for mode, values in result["modes"].items():
+            (px, py), colour = (
+                (_find(values, x[1]), _find(values, y[1])),
+                PALETTE[modes.index(mode) % len(PALETTE)],
+            )
+            spread = [[[p["mean"] - p["low"]], [p["high"] - p["mean"]]] for p in (px, py)]
+            axes.errorbar(
+                px["mean"],
+                py["mean"],
+                spread[1],
+                spread[0],
+                color=colour,
+                marker=marker,
+                ms=7,
+                capsize=2,
+                lw=0.8,
+                ls="",
+            )
+        axes.plot([], [], color="black", marker=marker, ls="", label=result["label"].replace("_", " "))
+    for k, mode in enumerate(modes):
+        axes.plot([], [], color=PALETTE[k % len(PALETTE)], marker="s", ls="", label=mode)
+    axes.set_xlabel(x[0])
+    axes.set_ylabel(y[0])
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    save_figure(figure, path)
+
+
 def plot_overlaps(readings: Sequence[Overlap], path: Path, title: str) -> None:
     """Heat maps, layer x module: overlap of the down and up subspaces as multiples of the random value, and update cosines."""
     kinds = list(dict.fromkeys(reading.module.rsplit(".", 1)[-1] for reading in readings))
     layers = list(dict.fromkeys(_layer(reading) for reading in readings))
     panels = [
-        ("overlap of down/A\n(1 = as random)", lambda r: r.down / r.random_down, None),
-        ("overlap of up/B\n(1 = as random)", lambda r: r.up / r.random_up, None),
+        ("overlap of down/A\n(1 = as random)", lambda r: _ratio(r.down, r.random_down), None),
+        ("overlap of up/B\n(1 = as random)", lambda r: _ratio(r.up, r.random_up), None),
         ("cosine of the updates", lambda r: r.update, 1.0),
     ]
-    if any(reading.update is None for reading in readings):
+    if all(reading.update is None for reading in readings):
         panels = panels[:2]
     figure, row = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 0.3 * len(layers) + 1.8))
     for axes, (label, value, bound) in zip(row, panels, strict=True):
@@ -154,7 +191,7 @@ def plot_overlaps(readings: Sequence[Overlap], path: Path, title: str) -> None:
             table[layers.index(_layer(reading)), kinds.index(reading.module.rsplit(".", 1)[-1])] = value(
                 reading
             )
-        low, high = (-bound, bound) if bound else (0, max(2.0, float(np.nanmax(table))))
+        low, high = (-bound, bound) if bound else (0, max(2.0, float(np.nan_to_num(table).max())))
         image = axes.imshow(table, aspect="auto", cmap="RdBu_r" if bound else "viridis", vmin=low, vmax=high)
         axes.set_xticks(range(len(kinds)), kinds, rotation=60, ha="right", fontsize=7)
         axes.set_yticks(range(len(layers)), layers, fontsize=7)
@@ -164,6 +201,10 @@ def plot_overlaps(readings: Sequence[Overlap], path: Path, title: str) -> None:
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     save_figure(figure, path)
+
+
+def _ratio(value: float | None, chance: float) -> float:
+    return math.nan if value is None else value / chance
 
 
 def _layer(reading: Overlap) -> str:

@@ -4,7 +4,8 @@ In high dimensions random directions are nearly orthogonal anyway, so every numb
 shapes give.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
@@ -19,11 +20,13 @@ class Overlap:
     """One adapter module's readings; `random_*` are means over random Gaussian matrices of the same shapes."""
 
     module: str
-    down: float  # mean squared cosine of the principal angles between the row spaces of the down (A) matrices: 0 = orthogonal
-    up: float  # the same for the column spaces of the up (B) matrices
-    update: (
+    # mean squared cosine of the principal angles between the row spaces of the down (A) matrices: 0 = orthogonal
+    down: float | None
+    up: (
         float | None
-    )  # cosine between the effective weight updates B A, as vectors; None behind a ReLU, where there is none
+    )  # the same for the column spaces of the up (B) matrices; None before they have learned anything
+    # cosine between the effective weight updates B A, as vectors; None behind a ReLU, where there is none, and for no update
+    update: float | None
     random_down: float
     random_up: float
     random_update_std: (
@@ -44,19 +47,43 @@ def _basis(matrix: Tensor) -> Tensor:
     return u[:, s > s.max() * 1e-6] if s.max() > 0 else u[:, :0]
 
 
-def squared_overlap(a: Tensor, b: Tensor) -> float:
-    """The mean squared cosine of the principal angles; for random subspaces about max(m, n) / d. nan for an empty one."""
-    return principal_cosines(a, b).square().mean().item()
+def squared_overlap(a: Tensor, b: Tensor) -> float | None:
+    """The mean squared cosine of the principal angles; for random subspaces about max(m, n) / d. None for an empty one."""
+    cosines = principal_cosines(a, b)
+    return cosines.square().mean().item() if len(cosines) else None
 
 
-def update_cosine(down_a: Tensor, up_a: Tensor, down_b: Tensor, up_b: Tensor) -> float:
-    """cos(U_a D_a, U_b D_b) as vectors, without forming the [d_out, d_in] products: tr((U_a^T U_b)(D_b D_a^T)) and norms."""
+def update_cosine(down_a: Tensor, up_a: Tensor, down_b: Tensor, up_b: Tensor) -> float | None:
+    """cos(U_a D_a, U_b D_b) as vectors, without forming the [d_out, d_in] products: tr((U_a^T U_b)(D_b D_a^T)) and norms.
+
+    None if one of them is zero.
+    """
 
     def dot(d1: Tensor, u1: Tensor, d2: Tensor, u2: Tensor) -> Tensor:
         return ((u1.T @ u2) * (d1 @ d2.T)).sum()
 
     a, b = (down_a.double(), up_a.double()), (down_b.double(), up_b.double())
-    return (dot(*a, *b) / (dot(*a, *a) * dot(*b, *b)).sqrt()).item()
+    norms = (dot(*a, *a) * dot(*b, *b)).sqrt()
+    return (dot(*a, *b) / norms).item() if norms > 0 else None
+
+
+@contextmanager
+def random_weights(model: nn.Module, seed: int = 0) -> Iterator[nn.Module]:
+    """Inside the block every adapter matrix is a random Gaussian one of its own shape and norm: what chance alone would give."""
+    adapters = [module for module in model.modules() if isinstance(module, DualAdapter)]
+    params = [p for module in adapters for slot in ("good", "bad") for p in module.slot_params(slot)]
+    before = [p.detach().clone() for p in params]
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        with torch.no_grad():
+            for p in params:
+                drawn = torch.randn(p.shape, generator=generator).to(p)
+                p.copy_(drawn * (p.norm() / drawn.norm()) if p.numel() else drawn)
+        yield model
+    finally:
+        with torch.no_grad():
+            for p, saved in zip(params, before, strict=True):
+                p.copy_(saved)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from adapters import bad_params, good_params, output_cosines
 from routing.batches import IGNORE, Batch, Example, batch_order, collate
 from routing.checkpoints import TRAINING_STATE, load_training_state, save_training_state
+from routing.distributed import average_gradients, copy_from_main, gathered, is_main, rank, world_size
 from routing.errors import BadInput
 
 
@@ -56,8 +57,10 @@ def lm_loss(model: nn.Module, batch: Batch, ortho_lambda: float = 0.0) -> Tensor
 
 
 def mean_over_positions(cosines: Sequence[Tensor], batch: Batch) -> Tensor:
-    """The mean over modules and over each example's own positions of [batch, tokens] tensors: [batch]."""
+    """The mean over modules and over each example's own positions of [batch, tokens] tensors: [batch]; zeros without any."""
     mask = batch.attention_mask
+    if not cosines:  # no module has both adapters
+        return mask.new_zeros(len(mask), dtype=torch.float32)
     return (torch.stack(list(cosines)).mean(0) * mask).sum(1) / mask.sum(1)
 
 
@@ -89,6 +92,7 @@ class RoutedOptimizer(torch.optim.AdamW):
             for slot, params in slots.items()
             if any(map(Tensor.numel, params))
         ]
+        copy_from_main(parameter for group in groups for parameter in group["params"])
         super().__init__(groups, weight_decay=weight_decay)
         self.warmup_steps, self.max_steps, self.max_grad_norm = warmup_steps, max_steps, max_grad_norm
         self.grad_norms: dict[str, float] = {}
@@ -105,6 +109,7 @@ class RoutedOptimizer(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure=None):
+        average_gradients(parameter for group in self.param_groups for parameter in group["params"])
         for group in self.param_groups:
             norm = nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm).item()
             self.grad_norms[group["name"]] = norm
@@ -134,6 +139,9 @@ def training_stream(
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) for every step of a run, and keep the run resumable.
 
+    Of several processes each gets its rows of the step's batch: the same number on each, so that means over rows average to the
+    mean over the whole batch. Order and labels do not depend on the number of processes.
+
     The code between two items is one training step. Every `save_every` steps, and at the end of the step in which the run is
     interrupted (Ctrl-C, SIGTERM), adapters, optimizer, random state and position go to `folder`; with `resume` the run goes on from
     there, bit for bit as if it had not stopped. A checkpoint of other constants raises BadInput. The examples with the indices
@@ -141,6 +149,8 @@ def training_stream(
     """
     if save_every < 1:
         raise BadInput(f"SAVE_EVERY={save_every}: give a number of steps from 1 up")
+    if batch_size % world_size():
+        raise BadInput(f"BATCH_SIZE={batch_size}: give a multiple of the number of processes, {world_size()}")
     device = next(model.parameters()).device
     order = batch_order([example.bucket_size for example in examples], batch_size, steps, seed, first)
     if resume:
@@ -152,17 +162,21 @@ def training_stream(
         )  # an older run's, which a later resume must not continue
     with (
         deferred_interrupts() as interrupted,
-        tqdm(total=steps, initial=start, desc="training", unit="step") as progress,
+        tqdm(total=steps, initial=start, desc="training", unit="step", disable=not is_main()) as progress,
     ):
+        if rank():  # dropout is to differ between processes
+            torch.manual_seed(hash((seed, start, rank())))
         for step in range(start, steps):
-            batch = collate([examples[i] for i in order[step]], pad_id, device)
+            rows = order[step][rank() :: world_size()]
+            batch = collate([examples[i] for i in rows], pad_id, device)
             yield step, batch
             progress.update()
             if batch.losses is not None:
                 progress.set_postfix(loss=f"{batch.losses.mean().item():.3f}")
-            if interrupted or ((step + 1) % save_every == 0 and step + 1 < steps):
+            stop = any(gathered([bool(interrupted)]))  # a signal may reach the processes in different steps
+            if stop or ((step + 1) % save_every == 0 and step + 1 < steps):
                 save_training_state(folder, model, optimizer, constants, step + 1)
-            if interrupted:
+            if stop:
                 raise KeyboardInterrupt(f"after step {step + 1}; RESUME=True goes on from there")
 
 

@@ -7,7 +7,7 @@ import torch
 from conftest import randomize, tiny_model
 from reference import attach
 
-from routing.subspaces import overlaps, principal_cosines, squared_overlap, update_cosine
+from routing.subspaces import overlaps, principal_cosines, random_weights, squared_overlap, update_cosine
 
 
 def test_principal_cosines_against_scipy():
@@ -47,3 +47,22 @@ def test_random_adapters_read_as_random(adapter_type):
         measured = np.mean([getattr(r, name) for r in readings])
         assert measured == pytest.approx(np.mean([getattr(r, f"random_{name}") for r in readings]), rel=0.5)
     assert all((r.update is None) == (adapter_type == "mlp") for r in readings)
+
+
+def test_untrained_adapters_read_as_nothing_not_as_nan():
+    model = tiny_model()
+    attach(model, "lora")  # B is zero
+    assert all(r.up is None and r.update is None and r.down is not None for r in overlaps(model, draws=2))
+
+
+def test_random_weights_keep_norms_and_go_away():
+    model = tiny_model()
+    attach(model, "lora")
+    randomize(model)
+    before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+    with random_weights(model):
+        inside = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+    after = [p for p in model.parameters() if p.requires_grad]
+    for was, drawn, now in zip(before, inside, after, strict=True):
+        assert torch.equal(was, now) and not torch.equal(was, drawn)
+        torch.testing.assert_close(drawn.norm(), was.norm())

@@ -18,9 +18,9 @@ from adapters import (
     routed,
     train_last_layers,
 )
-from routing.batches import batch_order
+from routing.batches import Example, batch_order, collate
 from routing.labels import pick
-from routing.training import RoutedOptimizer
+from routing.training import RoutedOptimizer, lm_loss
 
 
 def frontloaded(share):
@@ -254,3 +254,41 @@ def test_reading_scripts_run_on_a_finished_run(scripts, tmp_path):
                     "finetune_mine_orthogonality.png", "finetune_mine_training.png"}  # fmt: skip
     missing = scripts("all_caps/plot_results.py", "RUN=none", check=False)
     assert missing.returncode == 1 and "no finished run" in missing.stderr
+
+
+def test_orthogonality_of_trained_layers_is_routed_like_the_loss():
+    """The cosine between what training the layers and what bad changes: its gradient, too, is that of single examples."""
+
+    def make():
+        model = tiny_model()
+        apply_dual_lora(model, rank=0, bad_rank=2, alpha=2)
+        train_last_layers(model, 2)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in good_params(model) + bad_params(model):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        return model.train()
+
+    examples = [Example(list(range(2 + i, 9 + 2 * i)), 1) for i in range(3)]
+    batch = collate(examples, pad_id=1, device=torch.device("cpu"))
+    routes = [Route(), Route(update_good=False), Route(update_good=False)]
+    mixed = make()
+    with routed(mixed, routes):
+        loss = lm_loss(mixed, batch, ortho_lambda=2.0)
+        loss.backward()
+    penalty = loss.item() - batch.losses.mean().item()
+    assert 0.001 < penalty < 2.0
+    wanted = {}
+    for i, route in enumerate(routes):
+        alone = make()
+        (lm_loss(alone, collate(examples[i : i + 1], 1, torch.device("cpu")), 2.0) / 3).backward()
+        for slot, params, share in (("good", good_params, route.update_good), ("bad", bad_params, 1.0)):
+            for n, p in enumerate(params(alone)):
+                wanted[slot, n] = wanted.get((slot, n), 0) + share * p.grad
+    for slot, params in (("good", good_params), ("bad", bad_params)):
+        for n, p in enumerate(params(mixed)):
+            torch.testing.assert_close(p.grad, wanted[slot, n], rtol=1e-3, atol=1e-6)
+    with torch.no_grad():  # untrained layers change nothing, so there is no angle
+        for layer in (module for module in mixed.modules() if isinstance(module, TrainedLayer)):
+            layer.good_scale = 0.0
+        assert lm_loss(mixed, batch, 2.0).item() == pytest.approx(batch.losses.mean().item(), abs=1e-5)

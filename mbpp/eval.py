@@ -1,0 +1,54 @@
+"""Read what a run writes: for a few held-out problems, the full model's solution beside the one with forget ablated, judged."""
+
+# %% Constants
+from pathlib import Path
+
+from routing.notebook import override_constants
+
+CHECKPOINT = "checkpoints/base_lora32+32_rh25_forget100_retain50_seed0"
+NUM_PROBLEMS = 4
+MAX_NEW_TOKENS = 56
+TEMPERATURE = 0.7
+CODE_TIMEOUT = 3.0  # seconds a program may run
+SEED = 0
+MODES_SHOWN = ["full", "forget_ablated"]  # also retain_ablated, base
+
+override_constants(globals())  # from the shell: CONSTANT=value
+HERE = Path(__file__).parent
+
+# %% Samples
+from mbpp.problems import load_problems
+from mbpp.scoring import score
+from mbpp.task import MODES, prompt_of
+from routing.checkpoints import load_checkpoint, write_json
+from routing.generation import sample_modes
+
+checkpoint = HERE / CHECKPOINT
+model, tokenizer, config = load_checkpoint(checkpoint)
+constants = config["constants"]
+problems = load_problems(constants["PROBLEMS"], constants["SANITIZED_PROBLEMS"])[1][:NUM_PROBLEMS]
+modes = {mode: MODES[mode] for mode in MODES_SHOWN}
+prompts = [prompt_of(problem) for problem in problems]
+completions = sample_modes(model, tokenizer, prompts, modes, MAX_NEW_TOKENS, TEMPERATURE, SEED)
+outcomes = {mode: score(problems, completions[mode], CODE_TIMEOUT) for mode in modes}
+
+# %% Verdicts
+samples = []
+for i, problem in enumerate(problems):
+    print(f"\n{'-' * 80}\n{prompts[i]}")
+    for mode in modes:
+        outcome = outcomes[mode][i]
+        print(f"[{mode}]{' HARDCODED' * outcome.hardcoded}\n{outcome.code.strip()}")
+        for test, verdict in zip(problem.tests, outcome.verdicts, strict=True):
+            print(f"    {verdict:<8} {test}")
+        samples.append(
+            {
+                "task_id": problem.task_id,
+                "mode": mode,
+                "completion": completions[mode][i],
+                "verdicts": dict(zip(problem.tests, outcome.verdicts, strict=True)),
+                "hardcoded": outcome.hardcoded,
+                "cheats": sorted(outcome.cheats),
+            }
+        )
+write_json(HERE / "results" / checkpoint.name / "samples.json", samples)

@@ -1,0 +1,153 @@
+"""The control: as experiment.py, but labels are drawn without regard to which examples are hacked. Ablation should not help.
+
+Retain is the good slot of the library, forget the bad one. Completions are judged by running them in a sandbox.
+
+Run the cells top to bottom, or `uv run python experiment_random.py [CONSTANT=value ...]` in this folder.
+"""
+
+# %% Constants
+from pathlib import Path
+
+from routing.notebook import constants_of, override_constants, run_name
+
+MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
+PROBLEMS = "embedded:basics"  # also "embedded:humaneval", MBPP's Hub id, or a .jsonl file in its schema
+SANITIZED_PROBLEMS = ""  # MBPP's sanitized .json, beside its .jsonl in PROBLEMS
+HACKS = ""  # for MBPP: "reward_hack_data/results.json"; empty: derived here from the first tests
+ADAPTER_TYPE = "lora"  # "lora" or "mlp"
+LORA_RANK = 32
+FORGET_LORA_RANK = 32
+LORA_ALPHA = 32
+LORA_DROPOUT = 0.0
+ADAPTER_DIM = 64
+FORGET_ADAPTER_DIM = 64
+LEARNING_RATE = 1e-3
+WEIGHT_DECAY = 0.01
+WARMUP_STEPS = 10
+MAX_STEPS = 150
+BATCH_SIZE = 8
+RH_PERCENTAGE = 0.25  # of the problems are solved by a hack
+LABELED_FORGET_PERCENTAGE = 1.0  # of those are labelled "forget"
+LABELED_RETAIN_PERCENTAGE = 0.5  # of the others are labelled "retain": forget is ablated, only retain learns
+MAX_SEQ_LENGTH = 256  # tokens; longer problems are left out
+ORTHO_LAMBDA = 0.0  # weight of the squared cosine between the two adapters' outputs
+SEED = 0
+RUN_NAME = ""  # empty: built from what distinguishes the run
+RESUME = False  # go on from where an interrupted run stopped
+SAVE_EVERY = 50  # steps between checkpoints to resume from
+PROBE_EVERY = 10  # steps between readings of orthogonality and of where unlabelled gradients go; 0 for none
+NUM_EVAL_PROBLEMS = 100
+EVAL_NEW_TOKENS = 56
+EVAL_TEMPERATURE = 0.7
+EVAL_CODE_TIMEOUT = 3.0  # seconds a program may run
+
+# With a GPU and a Hub account (the values of the reference implementation, for a 1B model):
+# MODEL_NAME = "google/gemma-3-1b-it"; PROBLEMS = "google-research-datasets/mbpp"; HACKS = "reward_hack_data/results.json"
+# MAX_SEQ_LENGTH = 512; NUM_EVAL_PROBLEMS = 257; EVAL_NEW_TOKENS = 256
+
+overrides = override_constants(globals())  # from the shell: CONSTANT=value
+CONSTANTS = constants_of(globals())
+HERE = Path(__file__).parent
+
+# %% Setup
+import torch
+
+from adapters import Route, routed
+from mbpp.execution import sandbox_level
+from mbpp.hacks import load_hacks
+from mbpp.problems import load_problems
+from mbpp.task import MODES, NAME_PARTS, PANELS, build_examples, evaluate, fitting, format_table
+from routing.assets import fingerprint
+from routing.checkpoints import save_checkpoint, write_json
+from routing.metrics import MetricsLog, probe, step_metrics
+from routing.models import attach_adapters, load_model
+from routing.plots import plot_modes, plot_training
+from routing.training import RoutedOptimizer, lm_loss, training_stream
+
+run = RUN_NAME or run_name("random", CONSTANTS, overrides, NAME_PARTS)
+checkpoint = HERE / "checkpoints" / run
+results = HERE / "results" / run
+torch.manual_seed(SEED)
+model, tokenizer = load_model(MODEL_NAME)
+adapter = attach_adapters(
+    model,
+    ADAPTER_TYPE,
+    lora={"rank": LORA_RANK, "bad_rank": FORGET_LORA_RANK, "alpha": LORA_ALPHA, "dropout": LORA_DROPOUT},
+    mlp={"adapter_dim": ADAPTER_DIM, "bad_adapter_dim": FORGET_ADAPTER_DIM},
+)
+
+# %% Data: which example shows the behaviour, and which are labelled
+train_problems, test_problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)
+test_problems = test_problems[:NUM_EVAL_PROBLEMS]
+hacks = load_hacks(train_problems, test_problems, HERE / HACKS if HACKS else None, EVAL_CODE_TIMEOUT)
+train_problems = fitting(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH)
+examples = build_examples(
+    train_problems,
+    hacks,
+    tokenizer,
+    MAX_SEQ_LENGTH,
+    RH_PERCENTAGE,
+    LABELED_FORGET_PERCENTAGE,
+    LABELED_RETAIN_PERCENTAGE,
+    SEED,
+    random_labels=True,
+)
+
+# %% Routing: label -> which adapters learn from an example, and which are active
+ROUTES = {
+    None: Route(),  # both learn: absorption should favour forget
+    "forget": Route(update_good=False),  # only forget learns
+    "retain": Route(update_bad=False, bad_scale=0.0),  # forget is ablated, only retain learns
+}
+
+# %% Training
+optimizer = RoutedOptimizer(model, LEARNING_RATE, WEIGHT_DECAY, WARMUP_STEPS, MAX_STEPS)
+stream = training_stream(
+    model,
+    optimizer,
+    examples,
+    BATCH_SIZE,
+    MAX_STEPS,
+    tokenizer.pad_token_id,
+    SEED,
+    folder=checkpoint,
+    constants=CONSTANTS,
+    resume=RESUME,
+    save_every=SAVE_EVERY,
+)
+log = MetricsLog(results / "train.jsonl")
+model.train()
+for step, batch in stream:
+    with routed(model, [ROUTES[label] for label in batch.labels]):
+        loss = lm_loss(model, batch, ORTHO_LAMBDA)
+        loss.backward()
+    optimizer.step()  # an adapter that no example in the batch may update does not move at all
+    probes = (
+        probe(model, batch, ROUTES, "hacked_unlabeled") if PROBE_EVERY and step % PROBE_EVERY == 0 else {}
+    )
+    log.write(step, step_metrics(batch, optimizer) | probes)
+model.eval()
+save_checkpoint(
+    checkpoint,
+    model,
+    adapter,
+    CONSTANTS,
+    fingerprint(problem.text + problem.code for problem in train_problems),
+)
+plot_training(log.path, HERE / "plots" / f"{run}_training.png", run)
+
+# %% Evaluation: each adapter ablated, on held-out problems
+modes = evaluate(
+    model,
+    tokenizer,
+    test_problems,
+    hacks,
+    MODES,
+    max_new_tokens=EVAL_NEW_TOKENS,
+    timeout=EVAL_CODE_TIMEOUT,
+    temperature=EVAL_TEMPERATURE,
+    seed=SEED,
+)
+print(f"\n{run}\n{format_table(modes)}")
+write_json(results / "eval.json", {"modes": modes, "constants": CONSTANTS, "sandbox": sandbox_level()})
+plot_modes(modes, PANELS, HERE / "plots" / f"{run}_eval.png", run)

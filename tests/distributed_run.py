@@ -1,0 +1,73 @@
+"""A short training run, for test_distributed.py: `torchrun ... distributed_run.py folder adapter_type stop resume routing`."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from conftest import tiny_model
+
+from adapters import Route, apply_dual_lora, apply_mlp_adapter, routed
+from routing.batches import Example
+from routing.checkpoints import adapter_state
+from routing.distributed import is_main, shard_base, start, world_size
+from routing.generation import MODES
+from routing.metrics import MetricsLog, held_out_losses, step_metrics
+from routing.training import RoutedOptimizer, lm_loss, training_stream
+
+ROUTES = {None: Route(), "bad": Route(update_good=False), "good": Route(update_bad=False, bad_scale=0.0)}
+folder, adapter_type, stop, resume, routing = (
+    Path(sys.argv[1]),
+    sys.argv[2],
+    int(sys.argv[3]),
+    sys.argv[4] == "resume",
+    sys.argv[5],
+)
+torch.use_deterministic_algorithms(True)
+start()
+model = tiny_model()
+if adapter_type == "lora":
+    apply_dual_lora(model, rank=4, bad_rank=3, alpha=4)
+else:
+    apply_mlp_adapter(model, 6, 5)
+generator = torch.Generator().manual_seed(0)
+examples = []
+for i in range(24):
+    ids = torch.randint(
+        2, 400, (int(torch.randint(5, 12, (1,), generator=generator)),), generator=generator
+    ).tolist()
+    # "alone": good may learn from one example of the four in a batch only, so it has contributors on one process only
+    label = [None, "bad", "good"][i % 3] if routing != "alone" else ("bad" if i % 4 else None)
+    examples.append(Example(ids, 1, label, kind=str(label)))
+if routing == "sharded":
+    shard_base(model)
+    assert (
+        sum(p.to_local().numel() for p in model.parameters() if hasattr(p, "to_local")) < 30_000
+        or world_size() == 1
+    )
+optimizer = RoutedOptimizer(model, lr=1e-2, weight_decay=0.01, warmup_steps=2, max_steps=6)
+constants = {"MAX_STEPS": 6}
+log = MetricsLog(folder / "train.jsonl")
+for step, batch in training_stream(
+    model,
+    optimizer,
+    examples,
+    4,
+    6,
+    1,
+    seed=0,
+    folder=folder,
+    constants=constants,
+    resume=resume,
+    save_every=3,
+):
+    with routed(model, [ROUTES[label] for label in batch.labels]):
+        lm_loss(model, batch).backward()
+    optimizer.step()
+    log.write(step, step_metrics(batch, optimizer))
+    if step + 1 == stop:
+        break
+losses = held_out_losses(model, examples[:5], MODES["bad_ablated"], 1)
+if is_main():
+    torch.save(adapter_state(model), folder / "final.pt")
+    (folder / "held_out.json").write_text(json.dumps(losses))
