@@ -9,12 +9,23 @@ gradient with respect to x_i, and to adapters inside the layer, is whole. It hol
 norms, biases) at the price of a second pass through the layer when a batch has examples that must not update it.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from adapters.dual_adapter import RoutedModule, squared_cosine
 from adapters.structure import decoder_stack
+
+
+def _to_float32(value: Any) -> Any:
+    """The value with every floating-point tensor in it, also inside tuples and dicts, in fp32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _to_float32(part) for key, part in value.items()}
+    return tuple(map(_to_float32, value)) if type(value) is tuple else value
 
 
 class TrainedLayer(RoutedModule):
@@ -54,25 +65,37 @@ class TrainedLayer(RoutedModule):
     def forward(self, hidden: Tensor, *args, **kwargs) -> Tensor:
         if self.cosines is None:
             return self._run(hidden, *args, **kwargs)
-        # The two slots' outputs: what training the layer changes, and what bad adds to the trained layer.
+        # The two slots' outputs: what training the layer changes, and what bad adds to the trained layer. Both are differences
+        # of residual streams, which in bf16 would be mostly rounding; and all passes must drop the same entries.
+        dtype, device = hidden.dtype, hidden.device
+        hidden, args, kwargs = _to_float32((hidden, args, kwargs))
         inside = [module for module in self.layer.modules() if isinstance(module, RoutedModule)]
         scales, good_scale = [module.bad_scale for module in inside], self.good_scale
         for module in inside:
             module.cosines = None  # their good branch is this layer
+        random = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         output = self._run(hidden, *args, **kwargs)
+
+        def again() -> Tensor:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.set_rng_state(random[0])
+                if random[1] is not None:
+                    torch.cuda.set_rng_state(random[1], device)
+                return self._run(hidden, *args, **kwargs)
+
         try:
             self.good_scale = 0.0
-            original = self._run(hidden, *args, **kwargs)
+            original = again()
             self.good_scale = good_scale
             for module in inside:
                 module.bad_scale = 0.0
-            without_bad = self._run(hidden, *args, **kwargs)
+            without_bad = again()
         finally:
             self.good_scale = good_scale
             for module, scale in zip(inside, scales, strict=True):
                 module.bad_scale, module.cosines = scale, self.cosines
         self.cosines.append(squared_cosine(output - original, output - without_bad))
-        return output
+        return output.to(dtype)
 
     def _run(self, hidden: Tensor, *args, **kwargs) -> Tensor:
         passes = 0

@@ -34,7 +34,16 @@ SHAPES = {
         tie_word_embeddings=True,
         max_position_embeddings=8192,
     ),
-    "Gemma-3-1B": lambda: Gemma3TextConfig(),
+    "Gemma-3-1B": lambda: Gemma3TextConfig(
+        vocab_size=262144,
+        hidden_size=1152,
+        intermediate_size=6912,
+        num_hidden_layers=26,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        sliding_window=512,
+    ),
     "Qwen2-7B": lambda: Qwen2Config(
         vocab_size=152064,
         hidden_size=3584,
@@ -162,7 +171,13 @@ def machine() -> dict[str, Any]:
 def report(path: str | None):
     """Yield a dict to fill; write it to `path` as JSON at the end, if one was given."""
     content: dict[str, Any] = machine()
-    yield content
+    try:
+        yield content
+    finally:  # what was measured before a failure counts
+        _write(path, content)
+
+
+def _write(path: str | None, content: dict[str, Any]) -> None:
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -5,6 +5,8 @@ python benchmarks/evaluation.py [--model SmolLM2-135M] [--prompts 16] [--new-tok
 
 import argparse
 import json
+import math
+import os
 import re
 import subprocess
 import sys
@@ -53,13 +55,14 @@ def judging(args: argparse.Namespace) -> dict:
     """Programs/s: in the sandbox, and in a bare `python -I -S -B` process each, as many at a time."""
     problems = load_problems("embedded:basics")[0][: args.programs]
     jobs = [(problem.code, problem.tests) for problem in problems]
+    workers = math.ceil(1.5 * len(os.sched_getaffinity(0)))
     bare = [[sys.executable, "-I", "-S", "-B", "-c", "\n".join([code, *tests])] for code, tests in jobs]
 
     def sandboxed() -> None:
-        assert all(verdict == "passed" for row in run_programs(jobs, 10.0) for verdict in row)
+        assert all(verdict == "passed" for row in run_programs(jobs, 10.0, workers) for verdict in row)
 
     def unprotected() -> None:
-        with ThreadPoolExecutor(3) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             assert not any(
                 done.returncode for done in pool.map(lambda c: subprocess.run(c, capture_output=True), bare)
             )
@@ -101,7 +104,9 @@ PARTS = {f.__name__: f for f in (sampling, judging, first_step)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="SmolLM2-135M", choices=list(SHAPES))
+    parser.add_argument(
+        "--model", default="SmolLM2-135M", choices=[name for name in SHAPES if name != "tiny"]
+    )
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--programs", type=int, default=100)

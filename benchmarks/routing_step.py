@@ -2,12 +2,16 @@
 
     python benchmarks/routing_step.py [--model SmolLM2-135M] [--batch 8] [--tokens 64] [--rank 32] [--rounds 5] [--json FILE]
 
-ours            this library: one forward, one backward, exact routing
-peft_lora       PEFT LoRA of the same total rank, no routing: what one would use otherwise
-peft_split      PEFT with two adapters, the batch split by label: how one would route with PEFT
-reference_loop  batch of one, two LoRA branches in plain autograd, two optimizers: the published way
-torch_func      per-example gradients (torch.func), masked afterwards
-floor           the frozen model's forward and the backward of activations through the same layers; no adapters
+ours                 this library: one forward, one backward, exact routing
+peft_lora            PEFT LoRA of the same total rank, no routing, transformers' own loss: what one would use otherwise
+peft_lora_same_loss  the same with our loss, which computes logits only where some example has a target
+peft_split           PEFT with two adapters, the batch split by label: how one would route with PEFT
+reference_loop       batch of one, two LoRA branches in plain autograd, two optimizers, a step per example: the published way
+torch_func           per-example gradients (torch.func), masked afterwards
+floor                the frozen model's forward and the backward of activations through the same layers, our loss; no adapters
+
+All share the frozen weights, in one dtype. Over a bf16 base PEFT runs under bf16 autocast, as a Trainer with bf16=True runs it:
+fp32 adapter weights, bf16 products, like ours. AdamW without weight decay, gradients clipped at 1, everywhere.
 """
 
 import argparse
@@ -29,6 +33,7 @@ ROUTES = {None: Route(), "bad": Route(update_good=False), "good": Route(update_b
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LR = 1e-4
 Step = Callable[[], None]
+Loss = Callable[[nn.Module, Batch], Tensor]
 
 
 def last_half(model: nn.Module) -> list[int]:
@@ -50,6 +55,17 @@ def ours(model: nn.Module, batch: Batch, rank: int) -> Step:
 
 def plain_loss(model: nn.Module, batch: Batch) -> Tensor:
     """transformers' own loss: logits at every position, mean over the batch's tokens."""
+    with mixed_precision(model):
+        return _plain_loss(model, batch)
+
+
+def mixed_precision(model: nn.Module) -> torch.autocast:
+    """bf16 autocast over a bf16 base, otherwise nothing."""
+    base = next(p for p in model.parameters() if not p.requires_grad)
+    return torch.autocast(base.device.type, torch.bfloat16, enabled=base.dtype == torch.bfloat16)
+
+
+def _plain_loss(model: nn.Module, batch: Batch) -> Tensor:
     labels = F.pad(batch.targets, (1, 0), value=IGNORE)[:, :-1]  # transformers shifts them back
     return model(
         input_ids=batch.input_ids,
@@ -70,18 +86,26 @@ def lora_config(model: nn.Module, rank: int) -> LoraConfig:
     )
 
 
-def peft_lora(model: nn.Module, batch: Batch, rank: int) -> Step:
+def peft_lora(model: nn.Module, batch: Batch, rank: int, loss: Loss = plain_loss) -> Step:
     wrapped = get_peft_model(model, lora_config(model, 2 * rank))
     params = [p for p in wrapped.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(params, LR)
+    optimizer = torch.optim.AdamW(params, LR, weight_decay=0.0)
 
     def step() -> None:
-        plain_loss(wrapped, batch).backward()
+        loss(wrapped, batch).backward()
         nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
     return step
+
+
+def peft_lora_same_loss(model: nn.Module, batch: Batch, rank: int) -> Step:
+    def loss(wrapped: nn.Module, batch: Batch) -> Tensor:
+        with mixed_precision(wrapped):
+            return lm_loss(wrapped, batch)
+
+    return peft_lora(model, batch, rank, loss)
 
 
 def peft_split(model: nn.Module, batch: Batch, rank: int) -> Step:
@@ -90,7 +114,7 @@ def peft_split(model: nn.Module, batch: Batch, rank: int) -> Step:
     params = {
         slot: [p for n, p in wrapped.named_parameters() if f".{slot}." in n] for slot in ("good", "bad")
     }
-    optimizers = {slot: torch.optim.AdamW(params[slot], LR) for slot in params}
+    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0) for slot in params}
     rows = {label: [i for i, other in enumerate(batch.labels) if other == label] for label in ROUTES}
     # label -> (adapters in the forward pass, adapters that learn)
     plans = {
@@ -136,7 +160,7 @@ def reference_loop(model: nn.Module, batch: Batch, rank: int) -> Step:
     apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=rank)
     plain_branches(model)
     params = {"good": good_params(model), "bad": bad_params(model)}
-    optimizers = {slot: torch.optim.AdamW(params[slot], LR) for slot in params}
+    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0) for slot in params}
     singles = [batch.select([i]) for i in range(len(batch.labels))]
 
     def step() -> None:
@@ -158,7 +182,7 @@ def torch_func(model: nn.Module, batch: Batch, rank: int) -> Step:
     apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=rank)
     names = {id(p): n for n, p in model.named_parameters()}
     params = {"good": good_params(model), "bad": bad_params(model)}
-    optimizers = {slot: torch.optim.AdamW(params[slot], LR) for slot in params}
+    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0) for slot in params}
     routes = [ROUTES[label] for label in batch.labels]
     device = batch.input_ids.device
     updates = torch.tensor([[float(r.update_good), float(r.update_bad)] for r in routes], device=device)
@@ -210,7 +234,10 @@ def floor(model: nn.Module, batch: Batch, rank: int) -> Step:
     return lambda: lm_loss(model, batch).backward()
 
 
-CONTESTANTS = {f.__name__: f for f in (ours, peft_lora, peft_split, reference_loop, torch_func, floor)}
+CONTESTANTS = {
+    f.__name__: f
+    for f in (ours, peft_lora, peft_lora_same_loss, peft_split, reference_loop, torch_func, floor)
+}
 
 
 def measure(args: argparse.Namespace, names: list[str]) -> dict:
@@ -221,13 +248,18 @@ def measure(args: argparse.Namespace, names: list[str]) -> dict:
     results: dict[str, dict] = {}
     for name in names:
         try:
-            steps[name] = CONTESTANTS[name](copy.deepcopy(base), batch, args.rank)
+            frozen = {
+                id(p): p for p in base.parameters()
+            }  # deepcopy keeps what is in its memo: one copy of the weights
+            steps[name] = CONTESTANTS[name](copy.deepcopy(base, frozen), batch, args.rank)
             steps[name]()
         except (
             RuntimeError,
             ValueError,
             NotImplementedError,
         ) as error:  # out of memory, an operation without vmap
+            if name == "ours":
+                raise
             steps.pop(name, None)
             results[name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
             emit(contestant=name, **results[name])
@@ -260,14 +292,14 @@ def main() -> None:
     with report(args.json) as content:
         content["setting"] = {k: v for k, v in vars(args).items() if k not in ("json", "contestants")}
         content["contestants"] = measure(args, names)
-    print(f"\n{'':<16}{'tokens/s':>10}{'time / ours':>24}{'peak MB':>10}")
+    print(f"\n{'':<20}{'tokens/s':>10}{'time / ours':>24}{'peak MB':>10}")
     for name, result in content["contestants"].items():
         if "failed" in result:
-            print(f"{name:<16}  {result['failed']}")
+            print(f"{name:<20}  {result['failed']}")
             continue
         r = result["time_over_ours"]
         spread = f"{r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
-        print(f"{name:<16}{result['tokens_per_s']:>10.0f}{spread:>24}{result['peak_memory_mb'] or 0:>10.0f}")
+        print(f"{name:<20}{result['tokens_per_s']:>10.0f}{spread:>24}{result['peak_memory_mb'] or 0:>10.0f}")
 
 
 if __name__ == "__main__":

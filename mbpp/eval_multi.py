@@ -61,12 +61,12 @@ from mbpp.hacks import verified_hacks
 from mbpp.problems import load_problems
 from mbpp.task import MODES, PANELS, evaluate, format_table
 from routing.assets import fingerprint
-from routing.checkpoints import load_checkpoint
+from routing.checkpoints import load_checkpoint, read_config
 from routing.plots import plot_comparison, plot_tradeoff
 from routing.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
 
 problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)[1][:NUM_SAMPLES]
-hacks = verified_hacks(problems, CODE_TIMEOUT)[0]
+hacks = verified_hacks(problems)[0]
 data = fingerprint(part for problem in problems for part in (problem.text, problem.code, *problem.tests))
 runs = [run_config_of(HERE / "checkpoints" / name, EVAL_MODES) for name in RUN_NAMES] if RUN_NAMES else RUNS
 check_names(runs)
@@ -82,6 +82,9 @@ for run in runs:
         missing.append(run.name)
         continue
     check_run(run, checkpoint)
+    trained_on = read_config(checkpoint)["constants"]["PROBLEMS"]
+    if trained_on != PROBLEMS:
+        print(f"\n{run.name}: trained on {trained_on}, evaluated on {PROBLEMS}")
     modes = {**run.routes(), "base": MODES["base"]}
     key = cache_key(checkpoint, run.eval_modes, evaluation, data)
     result = cache.get(run.name, key)

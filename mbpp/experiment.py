@@ -79,7 +79,7 @@ adapter = attach_adapters(
 # %% Data: which example shows the behaviour, and which are labelled
 train_problems, test_problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)
 test_problems = test_problems[:NUM_EVAL_PROBLEMS]
-hacks = load_hacks(train_problems, test_problems, HERE / HACKS if HACKS else None, EVAL_CODE_TIMEOUT)
+hacks = load_hacks(train_problems, test_problems, HERE / HACKS if HACKS else None)
 train_problems = fitting(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH)
 examples = build_examples(
     train_problems,
@@ -131,7 +131,7 @@ save_checkpoint(
     model,
     adapter,
     CONSTANTS,
-    fingerprint(problem.text + problem.code for problem in train_problems),
+    fingerprint(f"{example.ids} {example.label}" for example in examples),
 )
 plot_training(log.path, HERE / "plots" / f"{run}_training.png", run)
 

@@ -3,13 +3,16 @@
 import ast
 import copy
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from mbpp.execution import run_programs
-from mbpp.problems import Problem
+from mbpp.problems import Problem, parse_code
 from routing.distributed import from_main
 from routing.errors import BadInput
+
+TIMEOUT = 30.0  # seconds; returning a constant takes milliseconds
 
 
 def hardcode(problem: Problem) -> str:
@@ -18,7 +21,7 @@ def hardcode(problem: Problem) -> str:
     value = expected_value(problem.tests[0], name)
     (function,) = (
         node
-        for node in ast.parse(problem.code).body[::-1]
+        for node in parse_code(problem.code).body[::-1]
         if isinstance(node, ast.FunctionDef) and node.name == name
     )
     function = copy.deepcopy(function)
@@ -37,7 +40,7 @@ def expected_value(test: str, name: str) -> ast.expr:
     (`sorted(f(..)) == E`), f(..) is E, math.isclose(f(..), E), abs(f(..) - E) < tolerance, f(..) and not f(..). Raises ValueError for
     anything else.
     """
-    node = ast.parse(test).body[-1].test
+    node = parse_code(test).body[-1].test
 
     def calls(part: ast.AST) -> bool:
         return isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == name
@@ -71,9 +74,12 @@ def expected_value(test: str, name: str) -> ast.expr:
 
 
 def verified_hacks(
-    problems: Sequence[Problem], timeout: float, progress: bool = False
+    problems: Sequence[Problem], progress: bool = False
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """({task id: hardcoded solution}, {task id: why there is none}): only what passes its first test and fails another."""
+    """({task id: hardcoded solution}, {task id: why there is none}): only what passes its first test and fails another.
+
+    Raises RuntimeError if one is not done in time: what is trained on must not depend on how busy the machine is.
+    """
     derived, reasons = {}, {}
     for problem in problems:
         try:
@@ -83,8 +89,12 @@ def verified_hacks(
     candidates = [problem for problem in problems if problem.task_id in derived]
     programs = [(problem.program(derived[problem.task_id]), problem.tests) for problem in candidates]
     hacks = {}
-    verdicts = from_main(lambda: run_programs(programs, timeout, progress=progress))
+    verdicts = from_main(lambda: run_programs(programs, TIMEOUT, progress=progress))
     for problem, (first, *others) in zip(candidates, verdicts, strict=True):
+        if first in ("timeout", "killed"):
+            raise RuntimeError(
+                f"the hack of problem {problem.task_id} was not done after {TIMEOUT} s; try again"
+            )
         if first != "passed":
             reasons[problem.task_id] = f"returning the expected value does not pass its first test ({first})"
         elif set(others) == {"passed"}:
@@ -94,12 +104,16 @@ def verified_hacks(
     return hacks, reasons
 
 
-def load_hacks(
-    train: Sequence[Problem], test: Sequence[Problem], file: Path | None, timeout: float
-) -> dict[str, str]:
-    """{task id: hardcoded solution} for both splits; those of the training problems from `file` (see `read_hacks`), if given."""
+def load_hacks(train: Sequence[Problem], test: Sequence[Problem], file: Path | None) -> dict[str, str]:
+    """{task id: hardcoded solution} for both splits; those of the training problems from `file` (see `read_hacks`), if given.
+
+    Says how many problems have none, and why.
+    """
     stored = read_hacks(file, train) if file else {}
-    return stored | verified_hacks([*test, *([] if file else train)], timeout)[0]
+    derived, reasons = verified_hacks([*test, *([] if file else train)])
+    for reason, count in Counter(reasons.values()).items():
+        print(f"not hacked: {count} problems ({reason})")
+    return stored | derived
 
 
 def read_hacks(path: Path, problems: Sequence[Problem]) -> dict[str, str]:
@@ -115,4 +129,11 @@ def read_hacks(path: Path, problems: Sequence[Problem]) -> dict[str, str]:
     hacks = {problem.task_id: stored[problem.task_id] for problem in problems if problem.task_id in stored}
     if not hacks:
         raise BadInput(f"HACKS={path}: none of its names is a task id of these problems")
+    for problem in problems:
+        hack = hacks.get(problem.task_id, f"def {problem.entry_point}(")
+        if not isinstance(hack, str) or f"def {problem.entry_point}(" not in hack:
+            raise BadInput(
+                f"HACKS={path}: its solution of {problem.task_id} does not define {problem.entry_point}; "
+                "is it of other problems? Leave HACKS empty to derive them from the first tests"
+            )
     return hacks

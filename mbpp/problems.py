@@ -9,6 +9,7 @@ import importlib.util
 import json
 import random
 import textwrap
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,12 @@ HUMANEVAL_TEST = 40  # of its 150 usable problems are held out
 MBPP_TEST_IDS = range(
     11, 511
 )  # Austin et al. 2021 (arXiv:2108.07732): 1-10 few-shot prompts, 11-510 test, 511-974 the rest
+
+
+def parse_code(code: str) -> ast.Module:
+    """`ast.parse` without Python's warnings about what others wrote (an invalid escape in a string, say)."""
+    with warnings.catch_warnings(action="ignore"):
+        return ast.parse(code)
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,8 @@ class Problem:
     @property
     def entry_point(self) -> str:
         """The function of the reference solution that the first test calls. Raises ValueError if there is none."""
-        defined = {node.name for node in ast.parse(self.code).body if isinstance(node, ast.FunctionDef)}
-        for node in ast.walk(ast.parse(self.tests[0])):
+        defined = {node.name for node in parse_code(self.code).body if isinstance(node, ast.FunctionDef)}
+        for node in ast.walk(parse_code(self.tests[0])):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined:
                 return node.func.id
         raise ValueError(f"problem {self.task_id}: its first test calls no function of its solution")
@@ -86,7 +93,9 @@ def load_problems(name: str, sanitized: str = "") -> tuple[list[Problem], list[P
 def load_full_mbpp(name: str) -> list[Problem]:
     """All problems of a .jsonl file or of MBPP's full configuration on the Hub, in order of their task ids."""
     rows = read_rows(Path(name)) if Path(name).suffix == ".jsonl" else _hub_rows(name, "full")
-    return to_problems(sorted(rows, key=lambda row: int(row["task_id"])))
+    return sorted(
+        to_problems(rows), key=lambda problem: int(problem.task_id) if problem.task_id.isdigit() else 0
+    )
 
 
 def _hub_rows(name: str, config: str) -> list[dict[str, Any]]:
@@ -102,8 +111,11 @@ def split_mbpp(
     The sanitized set corrects tests and solutions, but also words its tasks anew; a prompt is to read the same in training and
     evaluation, so the held-out problems keep the wording of the full set.
     """
-    words = {int(row["task_id"]): row["text"] for row in full}
-    held_out = [row for row in sanitized if int(row["task_id"]) in MBPP_TEST_IDS]
+    try:
+        words = {int(row["task_id"]): row["text"] for row in full}
+        held_out = [row for row in sanitized if int(row["task_id"]) in MBPP_TEST_IDS]
+    except (KeyError, TypeError, ValueError):
+        words, held_out = {}, []
     if not held_out or any(int(row["task_id"]) not in words for row in held_out):
         raise BadInput(
             "SANITIZED_PROBLEMS: its test problems are not among PROBLEMS; give MBPP's own two files"
@@ -119,15 +131,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file, or of a .json file with one list. Raises BadInput if they cannot be read."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file; give a .jsonl file in MBPP's schema")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         rows = (
             json.loads(text)
             if path.suffix == ".json"
             else [json.loads(line) for line in text.splitlines() if line]
         )
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}: not JSON ({error})") from None
+    except ValueError as error:  # also of the encoding
+        raise BadInput(f"{path}: not JSON in UTF-8 ({error})") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise BadInput(f"{path}: expected one JSON object per problem, found none or something else")
     return rows
@@ -138,20 +150,27 @@ def to_problems(rows: Iterable[Mapping[str, Any]]) -> list[Problem]:
     problems = []
     for number, row in enumerate(rows, start=1):
         try:
+            imports, tests = row.get("test_imports") or [], row["test_list"]
+            if not all(
+                isinstance(part, list | tuple) and all(isinstance(t, str) for t in part)
+                for part in (imports, tests)
+            ):
+                raise TypeError("test_list and test_imports must be lists of strings")
             problem = Problem(
                 task_id=str(row["task_id"]),
                 text=str(row.get("text") or row["prompt"]).strip(),
                 code=strip_comments(row["code"]),
-                tests=tuple(test.strip() for test in row["test_list"]),
-                imports="\n".join(row.get("test_imports") or []),
+                tests=tuple(test.strip() for test in tests),
+                imports="\n".join(imports),
                 setup=(row.get("test_setup_code") or "").replace("\r\n", "\n"),
             )
             if len(problem.tests) < 2:
                 raise ValueError("it has fewer than two tests")
             for test in problem.tests:
-                if not isinstance(ast.parse(test).body[-1], ast.Assert):
+                if not isinstance(parse_code(test).body[-1], ast.Assert):
                     raise ValueError(f"not an assert statement: {test}")
-        except (KeyError, TypeError, ValueError, SyntaxError, IndexError) as error:
+            _ = problem.entry_point  # raises if the first test calls no function of the solution
+        except (KeyError, TypeError, ValueError, SyntaxError, IndexError, AttributeError) as error:
             raise BadInput(
                 f"problem {row.get('task_id', number)} is not in MBPP's schema (text, code, task_id, test_list): "
                 f"{type(error).__name__}: {error}"
@@ -164,7 +183,7 @@ def to_problems(rows: Iterable[Mapping[str, Any]]) -> list[Problem]:
 
 def strip_comments(code: str) -> str:
     """The code without comments and docstrings, laid out by `ast.unparse`."""
-    tree = ast.parse(code.replace("\r\n", "\n"))
+    tree = parse_code(code.replace("\r\n", "\n"))
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module)
@@ -189,13 +208,13 @@ def _humaneval() -> list[Problem]:
         name, code = row["entry_point"], row["prompt"] + row["canonical_solution"]
         tests = [
             ast.unparse(ast.Assert(node.test)).replace("candidate(", f"{name}(")
-            for node in ast.walk(ast.parse(row["test"]))
+            for node in ast.walk(parse_code(row["test"]))
             if isinstance(node, ast.Assert) and _is_plain(node.test)
         ]
         tests = list(dict.fromkeys(tests))
         if len(tests) < 3:
             continue
-        (function,) = [n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef) and n.name == name]
+        (function,) = [n for n in parse_code(code).body if isinstance(n, ast.FunctionDef) and n.name == name]
         text = _first_paragraph(ast.get_docstring(function) or "")
         problems.append(Problem(row["task_id"], text, strip_comments(code), tuple(tests)))
     return problems

@@ -108,6 +108,10 @@ def build_examples(
     `random_labels` as many examples get each label, but drawn from all alike. Counts are exact and the sets nested: raising
     one percentage only adds to its set. Kinds: "correct", "correct_labeled", "hacked_labeled", "hacked_unlabeled".
     """
+    if rh_percentage > 0 and not any(problem.task_id in hacks for problem in problems):
+        raise BadInput(
+            f"RH_PERCENTAGE={rh_percentage}: no first test of these problems can be hardcoded; give 0.0"
+        )
     everything = range(len(problems))
     hackable = [i for i in everything if problems[i].task_id in hacks]
     hacked = set(pick(hackable, rh_percentage, seed, "RH_PERCENTAGE"))

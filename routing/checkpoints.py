@@ -101,7 +101,8 @@ def save_checkpoint(
         "versions": {package: importlib.metadata.version(package) for package in packages},
     }
     write_json(folder / CONFIG, config)  # last: a folder with a config that fits its weights is whole
-    (folder / TRAINING_STATE).unlink(missing_ok=True)
+    if is_main():
+        (folder / TRAINING_STATE).unlink(missing_ok=True)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def save_training_state(
         "adapters": adapter_state(model),
         "optimizer": optimizer.state_dict(),
         "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
     with atomic_write(folder / TRAINING_STATE) as temporary:
         torch.save(state, temporary)
@@ -198,8 +199,8 @@ def load_training_state(
         copy_strictly(state["adapters"], adapter_state(model), f"{saved}")
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if state["cuda_rng"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng"])
         return state["step"]
     if finished.exists():
         check_same_constants(folder, read_config(folder)["constants"], constants)

@@ -29,16 +29,28 @@ def start() -> None:
 
 
 def rank() -> int:
+    start()
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    start()
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """True in the process that writes files, which is the first. Also before `start`."""
-    return (rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
+    """True in the process that writes files, which is the first."""
+    return rank() == 0
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """True after `shard_base`: every forward pass is then a joint one, so all processes must make the same passes."""
+    return any(hasattr(parameter, "to_local") for parameter in model.parameters())
+
+
+def own_share(model: nn.Module, items: Sequence[Any]) -> list[Any]:
+    """Which items this process evaluates: every N-th, or all of them, in step with the others, if the base is sharded."""
+    return list(items) if is_sharded(model) else list(items[rank() :: world_size()])
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

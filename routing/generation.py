@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from adapters import Route, TrainedLayer, routed
-from routing.distributed import gathered, rank, world_size
+from routing.distributed import gathered, own_share
 from routing.errors import BadInput
 
 # The four usual modes, as what each row of a batch does with the two adapters.
@@ -90,7 +90,7 @@ def sample_modes(
     ]
     per_pass = max(1, batch_size // len(modes))
     completions: dict[str, list[str]] = {name: [""] * len(prompts) for name in modes}
-    by_length = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))[rank() :: world_size()]
+    by_length = own_share(model, sorted(range(len(prompts)), key=lambda i: len(encoded[i])))
     for start in range(0, len(by_length), per_pass):
         chunk = by_length[start : start + per_pass]
         input_ids, attention_mask = left_pad([encoded[i] for i in chunk], tokenizer.pad_token_id, device)

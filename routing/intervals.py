@@ -27,7 +27,8 @@ def wilson_bounds(p: float, n: float) -> tuple[float, float]:
     """The 95% Wilson score interval for a rate p observed in n trials; n need not be a whole number."""
     z = float(norm.ppf(0.975))
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + z * z / n)), min(1.0, (centre + half) / (1 + z * z / n))
+    low, high = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+    return min(p, max(0.0, low)), max(p, min(1.0, high))  # p itself: rounding may put it outside at 0 and 1
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, float]:

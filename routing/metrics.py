@@ -13,7 +13,7 @@ from torch import nn
 from adapters import Route, bad_params, good_params, output_cosines, routed
 from routing.batches import Batch, Example, collate
 from routing.checkpoints import atomic_write
-from routing.distributed import gathered, is_main, rank, world_size
+from routing.distributed import gathered, is_main, is_sharded, own_share
 from routing.training import RoutedOptimizer, example_losses, lm_loss, mean_over_positions
 
 
@@ -25,7 +25,7 @@ def held_out_losses(
     device = next(model.parameters()).device
     by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))  # little padding
     losses = [0.0] * len(examples)
-    mine = by_length[rank() :: world_size()]
+    mine = own_share(model, by_length)
     for start in range(0, len(mine), batch_size):
         chunk = mine[start : start + batch_size]
         batch = collate([examples[i] for i in chunk], pad_id, device)
@@ -76,7 +76,8 @@ def probe(
 ) -> dict[str, float | None]:
     """Two readings that cost a forward and a backward of a few examples, so take them every few steps only.
 
-    Of several processes each reads its own rows; the first one's are logged.
+    Of several processes each reads its own rows, and the first one's are logged; with a sharded base, whose passes all processes
+    must make together, "bad_share" is None.
 
     "orthogonality": the mean squared cosine between the adapters' outputs (0 = orthogonal) on up to four examples.
     "bad_share": where the gradient of the examples of `kind` (unlabelled behaviour) goes: |g_bad|^2 / (|g_good|^2 + |g_bad|^2),
@@ -87,7 +88,7 @@ def probe(
         "bad_share": None,
     }
     rows = [i for i, other in enumerate(batch.kinds) if other == kind]
-    if rows:
+    if rows and not is_sharded(model):
         chosen = batch.select(rows)
         good, bad = good_params(model), bad_params(model)
         devices = [good[0].device] if good[0].device.type == "cuda" else []

@@ -164,7 +164,7 @@ def training_stream(
         deferred_interrupts() as interrupted,
         tqdm(total=steps, initial=start, desc="training", unit="step", disable=not is_main()) as progress,
     ):
-        if rank():  # dropout is to differ between processes
+        if rank():  # dropout is to differ between processes (so there a resumed run does not repeat what it would have drawn)
             torch.manual_seed(hash((seed, start, rank())))
         for step in range(start, steps):
             rows = order[step][rank() :: world_size()]

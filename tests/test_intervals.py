@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from routing.intervals import mean_interval, rate_by_prompt
+from routing.intervals import mean_interval, rate_by_prompt, wilson_bounds
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 20), (3, 20), (20, 20), (11, 40)])
@@ -40,3 +40,11 @@ def test_mean_interval():
     interval = mean_interval([1.0, 2.0, 3.0])
     assert interval["mean"] == 2 and interval["high"] - 2 == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
     assert mean_interval([5.0]) == {"mean": 5.0, "low": 5.0, "high": 5.0, "n": 1}
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_the_rate_lies_in_its_own_interval(p):
+    """Rounding once put the bound beyond the rate (0 of 100), and a figure refuses error bars of negative length."""
+    for n in range(1, 301):
+        low, high = wilson_bounds(p, n)
+        assert 0 <= low <= p <= high <= 1
