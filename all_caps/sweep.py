@@ -57,7 +57,7 @@ if not names:
 evaluation = [f"RUN_NAMES={names}", f"OUTPUT={OUTPUT}", *EVALUATION]
 subprocess.run([sys.executable, "eval_multi.py", *evaluation], cwd=HERE, check=True)
 
-# %% The table: mean and range over seeds
+# %% The table: mean and range over seeds (of one seed: its 95% interval)
 stored = ResultsCache(HERE / "results" / f"{OUTPUT}_results.json").entries
 groups = {
     f"{name}, {adapter_type}": [

@@ -166,7 +166,8 @@ def format_table(results: Mapping[str, Any]) -> str:
 def summarize_seeds(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, dict[str, Any]]:
     """A Markdown table and its numbers: for every condition and mode the mean over seeds and, in brackets, their range.
 
-    A range, not an interval: three seeds at a rate of 1.0 would give a t interval without width.
+    A range, not an interval: three seeds at a rate of 1.0 would give a t interval without width. Of a single seed the brackets hold
+    the 95% interval over its prompts.
 
     `groups`: condition -> one {"modes": results of `evaluate`} per seed.
     """
@@ -185,17 +186,14 @@ def summarize_seeds(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[
         for mode in entries[0]["modes"]:
             cells = {}
             for metric, key in columns:
-                values = [entry["modes"][mode][metric][key]["mean"] for entry in entries]
+                measured = [entry["modes"][mode][metric][key] for entry in entries]
+                low, high = ("low", "high") if len(entries) == 1 else ("mean", "mean")
                 cells[f"{metric}.{key}"] = {
-                    "mean": sum(values) / len(values),
-                    "min": min(values),
-                    "max": max(values),
+                    "mean": sum(value["mean"] for value in measured) / len(measured),
+                    "low": min(value[low] for value in measured),
+                    "high": max(value[high] for value in measured),
                 }
             summary.setdefault(condition, {})[mode] = cells
-            texts = [
-                f"{cell['mean']:.2f}"
-                + (f" [{cell['min']:.2f}, {cell['max']:.2f}]" if len(entries) > 1 else "")
-                for cell in cells.values()
-            ]
+            texts = [f"{cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]" for cell in cells.values()]
             lines.append(f"| {condition} | {mode} | {len(entries)} | {' | '.join(texts)} |")
     return "\n".join(lines), summary

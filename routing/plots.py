@@ -115,13 +115,17 @@ def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], panels: 
     measured = [result["modes"] for result in results.values()]
     modes = list(dict.fromkeys(mode for run in measured for mode in run))
     flat = [(axis, legend, keys) for axis, series in panels.items() for legend, keys in series.items()]
-    rows = math.ceil(len(flat) / 2)
-    figure, grid = plt.subplots(rows, 2, figsize=(max(11, 2 + 2.2 * len(groups)), 4 * rows), squeeze=False)
+    columns = 2 if len(groups) <= 6 else 1
+    rows = math.ceil(len(flat) / columns)
+    width = max(11, 2 + (1.1 * columns) * len(groups))
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(width, (4 if columns == 2 else 3.2) * rows), squeeze=False
+    )
     for axes, (axis, legend, keys) in zip(grid.flat, flat, strict=False):
         values = {
             mode: [_find(run[mode], keys) if mode in run else None for run in measured] for mode in modes
         }
-        grouped_bars(axes, groups, values, axis)
+        grouped_bars(axes, groups, values, textwrap.fill(axis, 30))
         axes.set_title(legend, fontsize=10)
         axes.tick_params(axis="x", labelsize=8)
         if "rate" in axis:
