@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from adapters import bad_params, good_params, output_cosines
 from routing.batches import IGNORE, Batch, Example, batch_order, collate
 from routing.checkpoints import TRAINING_STATE, load_training_state, save_training_state
+from routing.cross_entropy import FrozenLinearCrossEntropy, frozen_head
 from routing.distributed import average_gradients, copy_from_main, gathered, is_main, rank, world_size
 from routing.errors import BadInput
 
@@ -23,23 +24,31 @@ from routing.errors import BadInput
 def example_losses(model: nn.Module, batch: Batch) -> Tensor:
     """The cross-entropy of each example, averaged over its own target tokens: [batch], fp32 (fp64 for an fp64 model).
 
-    Logits are computed only in columns in which some example has a target: with a masked prompt that saves most of the
-    vocabulary-sized work.
+    Logits are computed only at positions that have a target, and a few rows at a time where the model allows it (`frozen_head`).
     """
-    columns = (batch.targets != IGNORE).any(dim=0).nonzero().squeeze(1)  # [columns]
-    targets = batch.targets[:, columns]
-    logits = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        logits_to_keep=columns,
-        use_cache=False,
-    ).logits  # [batch, columns, vocabulary]
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    token_losses = F.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
-    )
-    return token_losses.view_as(targets).sum(1) / (targets != IGNORE).sum(1)
+    inputs = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "position_ids": batch.position_ids,
+        "use_cache": False,
+    }
+    has_target = batch.targets != IGNORE  # [batch, tokens]
+    head = frozen_head(model)
+    if head is not None:
+        hidden = model.base_model(**inputs).last_hidden_state  # [batch, tokens, d]
+        found = FrozenLinearCrossEntropy.apply(
+            hidden[has_target], head.weight, head.bias, batch.targets[has_target]
+        )
+        token_losses = found.new_zeros(has_target.shape).masked_scatter(has_target, found)
+    else:
+        columns = has_target.any(dim=0).nonzero().squeeze(1)  # those in which some example has a target
+        targets = batch.targets[:, columns]
+        logits = model(**inputs, logits_to_keep=columns).logits  # [batch, columns, vocabulary]
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        token_losses = F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
+        ).view_as(targets)
+    return token_losses.sum(1) / has_target.sum(1)
 
 
 def lm_loss(model: nn.Module, batch: Batch, ortho_lambda: float = 0.0) -> Tensor:
@@ -93,7 +102,7 @@ class RoutedOptimizer(torch.optim.AdamW):
             if any(map(Tensor.numel, params))
         ]
         copy_from_main(parameter for group in groups for parameter in group["params"])
-        super().__init__(groups, weight_decay=weight_decay)
+        super().__init__(groups, weight_decay=weight_decay, fused=True)
         self.warmup_steps, self.max_steps, self.max_grad_norm = warmup_steps, max_steps, max_grad_norm
         self.grad_norms: dict[str, float] = {}
         self.learning_rate = 0.0
