@@ -32,6 +32,15 @@ RUNS = [
         "all hacks labelled",
     ),
     RunConfig(
+        "clean",
+        "checkpoints/base_lora32+32_rh0_forget0_retain0_seed0",
+        "lora",
+        32,
+        32,
+        EVAL_MODES,
+        "clean solutions only",
+    ),
+    RunConfig(
         "no routing",
         "checkpoints/base_lora32+32_rh25_forget0_retain0_seed0",
         "lora",
