@@ -154,7 +154,7 @@ def plot_tradeoff(
                 (_find(values, x[1]), _find(values, y[1])),
                 PALETTE[modes.index(mode) % len(PALETTE)],
             )
-            spread = [[[p["mean"] - p["low"]], [p["high"] - p["mean"]]] for p in (px, py)]
+            spread = [[[max(0, p["mean"] - p["low"])], [max(0, p["high"] - p["mean"])]] for p in (px, py)]
             axes.errorbar(
                 px["mean"],
                 py["mean"],
