@@ -10,8 +10,6 @@ leaves the gradient with respect to x_i whole. Detaching an adapter's output ins
 adapters of earlier layers learn through this one.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -20,17 +18,34 @@ from torch.autograd.function import once_differentiable
 SLOTS = ("good", "bad")
 
 
-class Routing(NamedTuple):
+class Routing:
     """Routes as tensors: how much each adapter may learn from, and contributes to, each example (or token)."""
 
-    update: Tensor  # [batch, 1 or tokens, 2], in [0, 1]
-    scale: Tensor  # [batch, 1 or tokens, 2]
+    def __init__(self, update: Tensor, scale: Tensor):
+        self.update = update  # [batch, 1 or tokens, 2], in [0, 1]
+        self.scale = scale  # [batch, 1 or tokens, 2]
+        self._columns: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    def columns(self, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Update and scale repeated over the columns of adapters of these sizes, each [batch, 1 or tokens, r].
+
+        The first module of its size computes them for all others, which saves each of them a dozen tiny operations.
+        """
+        if dims not in self._columns:
+            self._columns[dims] = tuple(
+                torch.cat(
+                    [table[..., k, None].expand(*table.shape[:-1], dim) for k, dim in enumerate(dims)], -1
+                )
+                for table in (self.update, self.scale)
+            )
+        return self._columns[dims]
 
 
 class RoutedBottleneck(torch.autograd.Function):
     """base + (scale * act(x down^T)) up^T, whose backward masks the gradients of down and up per example, and no other.
 
-    Shapes: base [..., d_out], x [..., d_in], down [r, d_in], up [d_out, r]; scale and update broadcast against [..., r].
+    Shapes: base [..., d_out] and x [..., d_in], of one dtype; scale and update broadcast against [..., r], None stands for 1;
+    weights: each branch's down [r_k, d_in] and up [d_out, r_k], of any dtype, the r_k summing to r.
     """
 
     @staticmethod
@@ -38,36 +53,39 @@ class RoutedBottleneck(torch.autograd.Function):
         ctx,
         base: Tensor,
         x: Tensor,
-        down: Tensor,
-        up: Tensor,
-        scale: Tensor,
+        scale: Tensor | None,
         update: Tensor | None,
         relu: bool,
+        *weights: Tensor,
     ):
+        down, up = torch.cat(weights[::2]).to(x.dtype), torch.cat(weights[1::2], dim=1).to(x.dtype)
         hidden = x @ down.T  # [..., r]
         if relu:
             hidden = hidden.relu_()
-        ctx.save_for_backward(x, down, up, hidden, scale, update)
-        ctx.relu = relu
-        used = (hidden * scale).flatten(0, -2)
-        return torch.addmm(base.flatten(0, -2), used, up.T).view(
-            base.shape
-        )  # one pass over the output, not two
+        used = hidden if scale is None else hidden * scale
+        ctx.save_for_backward(x, down, up, used, scale, update)
+        ctx.relu, ctx.dims, ctx.dtype = relu, [weight.shape[0] for weight in weights[::2]], weights[0].dtype
+        # one pass over the output, not two
+        output = torch.addmm(base.flatten(0, -2), used.flatten(0, -2), up.T)
+        return output.view(base.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        x, down, up, hidden, scale, update = ctx.saved_tensors
-        grad_hidden = (grad @ up) * scale  # [..., r]; not masked yet: dx needs all of it
+        x, down, up, used, scale, update = ctx.saved_tensors
+        grad_hidden = grad @ up  # [..., r]; not masked yet: dx needs all of it
+        if scale is not None:
+            grad_hidden = grad_hidden * scale
         if ctx.relu:
-            grad_hidden = grad_hidden * (hidden > 0)
-        used, learned = hidden * scale, grad_hidden
+            grad_hidden = grad_hidden * (used != 0)  # where the scale is 0, it is 0 anyway
+        grad_x = grad_hidden @ down if ctx.needs_input_grad[1] else None
+        learned = grad_hidden
         if update is not None:
             used, learned = used * update, learned * update
-        grad_x = grad_hidden @ down if ctx.needs_input_grad[1] else None
         grad_down = learned.flatten(0, -2).T @ x.flatten(0, -2)
         grad_up = grad.flatten(0, -2).T @ used.flatten(0, -2)
-        return grad, grad_x, grad_down, grad_up, None, None, None
+        parts = zip(grad_down.split(ctx.dims), grad_up.split(ctx.dims, dim=1), strict=True)
+        return grad, grad_x, None, None, None, *(part.to(ctx.dtype) for pair in parts for part in pair)
 
 
 def squared_cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -144,33 +162,32 @@ class DualAdapter(RoutedModule):
         """The frozen module's output `base` [batch, tokens, d_out] plus both branches of `x` [batch, tokens, d_in]."""
         if self.cosines is not None and 0 not in self.dims:
             return self._adapt_and_record(base, x)
-        downs, ups = zip(*(self.slot_params(slot) for slot in SLOTS), strict=True)
-        return self._branches(base, x, torch.cat(downs), torch.cat(ups, dim=1), range(len(SLOTS)))
+        return self._branches(base, x, self.dims)
 
     def _adapt_and_record(self, base: Tensor, x: Tensor) -> Tensor:
         """The same one branch at a time, noting the squared cosine between the two outputs at each position."""
         zero = torch.zeros_like(base)
-        outputs = [self._branches(zero, x, *self.slot_params(slot), [k]) for k, slot in enumerate(SLOTS)]
+        alone = ((self.dims[0], 0), (0, self.dims[1]))
+        outputs = [self._branches(zero, x, dims) for dims in alone]
         self.cosines.append(squared_cosine(*outputs))
         return base + outputs[0] + outputs[1]
 
-    def _branches(self, base: Tensor, x: Tensor, down: Tensor, up: Tensor, slots) -> Tensor:
+    def _branches(self, base: Tensor, x: Tensor, dims: tuple[int, ...]) -> Tensor:
+        """base plus the branches whose size in `dims` is not 0."""
+        scale, update = self._columns(base, dims)
+        weights = [p for slot, dim in zip(SLOTS, dims, strict=True) if dim for p in self.slot_params(slot)]
         # The base's output decides the dtype: under autocast it is the autocast dtype, which x need not have yet.
-        dtype = base.dtype
-        scale, update = self._columns(base, slots)
-        return RoutedBottleneck.apply(
-            base, x.to(dtype), down.to(dtype), up.to(dtype), scale, update, self.RELU
-        )
+        return RoutedBottleneck.apply(base, x.to(base.dtype), scale, update, self.RELU, *weights)
 
-    def _columns(self, base: Tensor, slots) -> tuple[Tensor, Tensor | None]:
-        """Scales and update masks spread over the adapters' columns: two tensors that broadcast against [batch, tokens, r]."""
+    def _columns(self, base: Tensor, dims: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
+        """Scale and update mask of each column, in base's dtype, to broadcast against [batch, tokens, r]; None: 1 everywhere."""
         own = (self.good_scale * self.gains[0], self.bad_scale * self.gains[1])
-        dims = [self.dims[k] for k in slots]
+        scale = None
+        if own != (1.0, 1.0):
+            scale = torch.cat([base.new_full((dim,), factor) for dim, factor in zip(dims, own, strict=True)])
         if self.routing is None:
-            return torch.cat(
-                [base.new_full((dim,), own[k]) for k, dim in zip(slots, dims, strict=True)]
-            ), None
-        update, scale = self.routing
+            return scale, None
+        update, routed_scale = self.routing.columns(dims)
         batch, tokens = base.shape[0], 1 if base.dim() == 2 else base.shape[1]
         if base.dim() not in (2, 3) or update.shape[0] != batch or update.shape[1] not in (1, tokens):
             raise ValueError(
@@ -178,13 +195,6 @@ class DualAdapter(RoutedModule):
                 f"do not fit activations of shape {tuple(base.shape)}; give one Route per example of the batch"
             )
         if base.dim() == 2:  # [batch, d]: a model without a token dimension
-            update, scale = update[:, 0], scale[:, 0]
-
-        def spread(table: Tensor, factors) -> Tensor:
-            parts = [
-                (table[..., k : k + 1] * factors[k]).expand(*table.shape[:-1], dim)
-                for k, dim in zip(slots, dims, strict=True)
-            ]
-            return torch.cat(parts, dim=-1).to(base.dtype)
-
-        return spread(scale, own), spread(update, (1.0, 1.0))
+            update, routed_scale = update[:, 0], routed_scale[:, 0]
+        routed_scale = routed_scale.to(base.dtype)
+        return routed_scale if scale is None else routed_scale * scale, update.to(base.dtype)

@@ -96,12 +96,12 @@ def routed(model: nn.Module, routes: Sequence[Route] | Sequence[Sequence[Route]]
     adapters = routed_modules(model)
     table = _as_table(routes)  # [batch, 1 or tokens, 2 (update, scale), 2 (slots)]
     places = [_place(adapter) for adapter in adapters]
-    moved = {place: table.to(*place) for place in set(places)}  # one copy a device, not one a module
+    # one copy a device, not one a module
+    tables = {place: Routing(*table.to(*place).unbind(2)) for place in set(places)}
     before = [adapter.routing for adapter in adapters]
     try:
         for adapter, place in zip(adapters, places, strict=True):
-            rows = moved[place]
-            adapter.routing = Routing(update=rows[:, :, 0], scale=rows[:, :, 1])
+            adapter.routing = tables[place]
         yield model
     finally:
         for adapter, routing in zip(adapters, before, strict=True):

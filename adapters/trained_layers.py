@@ -112,7 +112,9 @@ class TrainedLayer(RoutedModule):
 
         if self.routing is None:
             return run(self.weights_at(self.good_scale, hidden.dtype))
-        update, scale = (table[..., 0].to(hidden.dtype)[..., None] for table in self.routing)  # [batch, 1, 1]
+        update, scale = (
+            table[..., 0].to(hidden.dtype)[..., None] for table in (self.routing.update, self.routing.scale)
+        )  # [batch, 1, 1]
         if update.shape[0] != hidden.shape[0] or update.shape[1] != 1:
             raise ValueError(
                 f"routed: {'x'.join(map(str, update.shape[:2]))} routes for a batch of {hidden.shape[0]}; "

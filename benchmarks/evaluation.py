@@ -52,26 +52,36 @@ def sampling(args: argparse.Namespace) -> dict:
 
 
 def judging(args: argparse.Namespace) -> dict:
-    """Programs/s: in the sandbox, and in a bare `python -I -S -B` process each, as many at a time."""
+    """Programs/s: in the sandbox, and in bare `python -I -S -B` processes, as many at a time.
+
+    The sandbox runs every test in a process of its own; "bare" runs a program with all its tests in one, "bare_per_test" in one each.
+    """
     problems = load_problems("embedded:basics")[0][: args.programs]
     jobs = [(problem.code, problem.tests) for problem in problems]
     workers = math.ceil(1.5 * len(os.sched_getaffinity(0)))
-    bare = [[sys.executable, "-I", "-S", "-B", "-c", "\n".join([code, *tests])] for code, tests in jobs]
+    python = [sys.executable, "-I", "-S", "-B", "-c"]
+    together = [[*python, "\n".join([code, *tests])] for code, tests in jobs]
+    apart = [[*python, f"{code}\n{test}"] for code, tests in jobs for test in tests]
 
     def sandboxed() -> None:
         assert all(verdict == "passed" for row in run_programs(jobs, 10.0, workers) for verdict in row)
 
-    def unprotected() -> None:
+    def unprotected(commands: list[list[str]]) -> None:
         with ThreadPoolExecutor(workers) as pool:
-            assert not any(
-                done.returncode for done in pool.map(lambda c: subprocess.run(c, capture_output=True), bare)
-            )
+            ended = pool.map(lambda command: subprocess.run(command, capture_output=True), commands)
+            assert not any(process.returncode for process in ended)
 
-    seconds = interleave({"sandbox": sandboxed, "bare": unprotected}, args.rounds)
+    ways = {
+        "sandbox": sandboxed,
+        "bare": lambda: unprotected(together),
+        "bare_per_test": lambda: unprotected(apart),
+    }
+    seconds = interleave(ways, args.rounds)
     result = {
         name: {"programs_per_s": round(len(jobs) / median(values), 1)} for name, values in seconds.items()
     }
-    result |= {"level": sandbox_level(), "time_over_bare": ratio(seconds["sandbox"], seconds["bare"])}
+    result["level"] = sandbox_level()
+    result |= {f"time_over_{name}": ratio(seconds["sandbox"], seconds[name]) for name in list(ways)[1:]}
     emit(what="judging", **result)
     return result
 

@@ -1,280 +1,14 @@
-"""One optimizer step on a mixed batch (unlabelled, bad and good examples), six ways, side by side.
+"""One optimizer step on a mixed batch (unlabelled, bad and good examples), side by side with what one would use otherwise.
 
     python benchmarks/routing_step.py [--model SmolLM2-135M] [--batch 8] [--tokens 64] [--rank 32] [--rounds 5] [--json FILE]
 
-ours                 this library: one forward, one backward, exact routing
-peft_lora            PEFT LoRA of the same total rank, no routing, transformers' own loss: what one would use otherwise
-peft_lora_same_loss  the same with our loss, which computes logits only where some example has a target
-peft_split           PEFT with two adapters, the batch split by label: how one would route with PEFT
-reference_loop       batch of one, two LoRA branches in plain autograd, two optimizers, a step per example: the published way
-torch_func           per-example gradients (torch.func), masked afterwards
-floor                the frozen model's forward and the backward of activations through the same layers, our loss; no adapters
-
-All share the frozen weights, in one dtype. Over a bf16 base PEFT runs under bf16 autocast, as a Trainer with bf16=True runs it:
-fp32 adapter weights, bf16 products, like ours. AdamW without weight decay, gradients clipped at 1, everywhere.
+The contestants are described in contestants.py.
 """
 
 import argparse
-import copy
-from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
-from common import SHAPES, emit, interleave, make_model, median, mixed_batch, peak_memory_mb, ratio, report
-from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
-
-from adapters import Route, apply_dual_lora, bad_params, good_params, routed, routed_modules
-from routing.batches import IGNORE, Batch
-from routing.training import RoutedOptimizer, lm_loss
-
-ROUTES = {None: Route(), "bad": Route(update_good=False), "good": Route(update_bad=False, bad_scale=0.0)}
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-LR = 1e-4
-Step = Callable[[], None]
-Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-def last_half(model: nn.Module) -> list[int]:
-    layers = model.config.num_hidden_layers
-    return list(range(layers // 2, layers))
-
-
-def ours(model: nn.Module, batch: Batch, rank: int) -> Step:
-    apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=rank)
-    optimizer = RoutedOptimizer(model, LR)
-
-    def step() -> None:
-        with routed(model, [ROUTES[label] for label in batch.labels]):
-            lm_loss(model, batch).backward()
-        optimizer.step()
-
-    return step
-
-
-def plain_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """transformers' own loss: logits at every position, mean over the batch's tokens."""
-    with mixed_precision(model):
-        return _plain_loss(model, batch)
-
-
-def mixed_precision(model: nn.Module) -> torch.autocast:
-    """bf16 autocast over a bf16 base, otherwise nothing."""
-    base = next(p for p in model.parameters() if not p.requires_grad)
-    return torch.autocast(base.device.type, torch.bfloat16, enabled=base.dtype == torch.bfloat16)
-
-
-def _plain_loss(model: nn.Module, batch: Batch) -> Tensor:
-    labels = F.pad(batch.targets, (1, 0), value=IGNORE)[:, :-1]  # transformers shifts them back
-    return model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        labels=labels,
-        use_cache=False,
-    ).loss
-
-
-def lora_config(model: nn.Module, rank: int) -> LoraConfig:
-    return LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        target_modules=PROJECTIONS,
-        layers_to_transform=last_half(model),
-        task_type="CAUSAL_LM",
-    )
-
-
-def peft_lora(model: nn.Module, batch: Batch, rank: int, loss: Loss = plain_loss) -> Step:
-    wrapped = get_peft_model(model, lora_config(model, 2 * rank))
-    params = [p for p in wrapped.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(params, LR, weight_decay=0.0)
-
-    def step() -> None:
-        loss(wrapped, batch).backward()
-        nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def peft_lora_same_loss(model: nn.Module, batch: Batch, rank: int) -> Step:
-    def loss(wrapped: nn.Module, batch: Batch) -> Tensor:
-        with mixed_precision(wrapped):
-            return lm_loss(wrapped, batch)
-
-    return peft_lora(model, batch, rank, loss)
-
-
-def peft_split(model: nn.Module, batch: Batch, rank: int) -> Step:
-    wrapped = get_peft_model(model, lora_config(model, rank), adapter_name="good")
-    wrapped.add_adapter("bad", lora_config(model, rank))
-    params = {
-        slot: [p for n, p in wrapped.named_parameters() if f".{slot}." in n] for slot in ("good", "bad")
-    }
-    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0) for slot in params}
-    rows = {label: [i for i, other in enumerate(batch.labels) if other == label] for label in ROUTES}
-    # label -> (adapters in the forward pass, adapters that learn)
-    plans = {
-        None: (["good", "bad"], ["good", "bad"]),
-        "bad": (["good", "bad"], ["bad"]),
-        "good": (["good"], ["good"]),
-    }
-
-    def step() -> None:
-        for label, (active, learning) in plans.items():
-            if not rows[label]:
-                continue
-            wrapped.base_model.set_adapter(active)
-            for slot in params:
-                for parameter in params[slot]:
-                    parameter.requires_grad_(slot in learning)
-            part = batch.select(rows[label])
-            (plain_loss(wrapped, part) * (len(rows[label]) / len(batch.labels))).backward()
-        for slot in params:
-            nn.utils.clip_grad_norm_(params[slot], 1.0)
-            optimizers[slot].step()
-            optimizers[slot].zero_grad()
-
-    return step
-
-
-def plain_branches(model: nn.Module) -> None:
-    """Replace the adapters' forward by two branches in ordinary autograd."""
-    for module in routed_modules(model):
-
-        def forward(x: Tensor, module=module) -> Tensor:
-            output = module.base(x)
-            for slot, scale in (("good", module.good_scale), ("bad", module.bad_scale)):
-                if scale:
-                    A, B = (p.to(x.dtype) for p in module.slot_params(slot))
-                    output = output + scale * F.linear(F.linear(x, A), B)  # alpha = rank
-            return output
-
-        module.forward = forward
-
-
-def reference_loop(model: nn.Module, batch: Batch, rank: int) -> Step:
-    apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=rank)
-    plain_branches(model)
-    params = {"good": good_params(model), "bad": bad_params(model)}
-    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0) for slot in params}
-    singles = [batch.select([i]) for i in range(len(batch.labels))]
-
-    def step() -> None:
-        for single in singles:
-            route = ROUTES[single.labels[0]]
-            for module in routed_modules(model):
-                module.bad_scale = route.bad_scale
-            plain_loss(model, single).backward()
-            for slot, learns in (("good", route.update_good), ("bad", route.update_bad)):
-                if learns:
-                    nn.utils.clip_grad_norm_(params[slot], 1.0)
-                    optimizers[slot].step()
-                optimizers[slot].zero_grad()
-
-    return step
-
-
-def torch_func(model: nn.Module, batch: Batch, rank: int) -> Step:
-    apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=rank)
-    names = {id(p): n for n, p in model.named_parameters()}
-    params = {"good": good_params(model), "bad": bad_params(model)}
-    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0) for slot in params}
-    routes = [ROUTES[label] for label in batch.labels]
-    device = batch.input_ids.device
-    updates = torch.tensor([[float(r.update_good), float(r.update_bad)] for r in routes], device=device)
-    scales = torch.tensor([[float(r.good_scale), float(r.bad_scale)] for r in routes], device=device)
-    for module in routed_modules(model):
-
-        def forward(x: Tensor, module=module) -> Tensor:
-            output = module.base(x)
-            for k, slot in enumerate(("good", "bad")):
-                A, B = (p.to(x.dtype) for p in module.slot_params(slot))
-                output = output + module.scale[k].to(x.dtype) * F.linear(F.linear(x, A), B)
-            return output
-
-        module.forward = forward
-
-    def loss_of(weights: dict, ids: Tensor, positions: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
-        for module in routed_modules(model):
-            module.scale = scale
-        logits = functional_call(
-            model,
-            weights,
-            kwargs={"input_ids": ids[None], "position_ids": positions[None], "use_cache": False},
-        ).logits
-        return F.cross_entropy(logits[0].float(), targets, ignore_index=IGNORE)
-
-    per_example = vmap(grad(loss_of), in_dims=(None, 0, 0, 0, 0))
-
-    def step() -> None:
-        weights = {names[id(p)]: p for slot in params for p in params[slot]}
-        gradients = per_example(weights, batch.input_ids, batch.position_ids, batch.targets, scales)
-        for k, slot in enumerate(params):
-            for parameter in params[slot]:
-                each = gradients[names[id(parameter)]]  # [batch, ...]
-                parameter.grad = torch.einsum("i,i...->...", updates[:, k] / len(updates), each)
-            nn.utils.clip_grad_norm_(params[slot], 1.0)
-            optimizers[slot].step()
-            optimizers[slot].zero_grad()
-
-    return step
-
-
-def floor(model: nn.Module, batch: Batch, rank: int) -> Step:
-    first = model.model.layers[last_half(model)[0]]
-
-    def needs_grad(module: nn.Module, args: tuple) -> tuple:
-        return (args[0].detach().requires_grad_(), *args[1:])
-
-    first.register_forward_pre_hook(needs_grad)
-    return lambda: lm_loss(model, batch).backward()
-
-
-CONTESTANTS = {
-    f.__name__: f
-    for f in (ours, peft_lora, peft_lora_same_loss, peft_split, reference_loop, torch_func, floor)
-}
-
-
-def measure(args: argparse.Namespace, names: list[str]) -> dict:
-    """{name: {"tokens_per_s", "peak_memory_mb", "seconds"}}, and the ratios to `ours`; what cannot run here says why."""
-    base = make_model(args.model, args.layers)
-    batch = mixed_batch(base.config.vocab_size, args.batch, args.tokens, base.device)
-    steps: dict[str, Step] = {}
-    results: dict[str, dict] = {}
-    for name in names:
-        try:
-            frozen = {
-                id(p): p for p in base.parameters()
-            }  # deepcopy keeps what is in its memo: one copy of the weights
-            steps[name] = CONTESTANTS[name](copy.deepcopy(base, frozen), batch, args.rank)
-            steps[name]()
-        except (
-            RuntimeError,
-            ValueError,
-            NotImplementedError,
-        ) as error:  # out of memory, an operation without vmap
-            if name == "ours":
-                raise
-            steps.pop(name, None)
-            results[name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-            emit(contestant=name, **results[name])
-    del base
-    seconds = interleave(steps, args.rounds)
-    for name, step in steps.items():
-        memory = peak_memory_mb(step)
-        results[name] = {
-            "tokens_per_s": round(args.batch * args.tokens / median(seconds[name]), 1),
-            "peak_memory_mb": None if memory is None else round(memory, 1),
-            "seconds": [round(value, 4) for value in seconds[name]],
-            "time_over_ours": ratio(seconds[name], seconds["ours"]),
-        }
-        emit(contestant=name, **results[name])
-    return results
+from common import SHAPES, report
+from contestants import CONTESTANTS, measure
 
 
 def main() -> None:
@@ -291,15 +25,17 @@ def main() -> None:
     names = ["ours", *(name for name in args.contestants if name != "ours")]
     with report(args.json) as content:
         content["setting"] = {k: v for k, v in vars(args).items() if k not in ("json", "contestants")}
-        content["contestants"] = measure(args, names)
-    print(f"\n{'':<20}{'tokens/s':>10}{'time / ours':>24}{'peak MB':>10}")
+        content["contestants"] = measure(
+            names, args.model, args.layers, args.batch, args.tokens, args.rank, args.rounds
+        )
+    print(f"\n{'':<24}{'tokens/s':>10}{'time / ours':>24}{'peak MB':>10}")
     for name, result in content["contestants"].items():
         if "failed" in result:
-            print(f"{name:<20}  {result['failed']}")
+            print(f"{name:<24}  {result['failed']}")
             continue
         r = result["time_over_ours"]
         spread = f"{r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
-        print(f"{name:<20}{result['tokens_per_s']:>10.0f}{spread:>24}{result['peak_memory_mb'] or 0:>10.0f}")
+        print(f"{name:<24}{result['tokens_per_s']:>10.0f}{spread:>24}{result['peak_memory_mb'] or 0:>10.0f}")
 
 
 if __name__ == "__main__":

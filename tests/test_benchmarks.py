@@ -1,0 +1,77 @@
+"""The benchmarks run, and their contestants do the same work."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPO
+
+from adapters import routed_modules
+
+EAGER = ["ours", "peft_lora", "peft_lora_same_loss", "peft_split", "reference_loop", "torch_func", "floor"]
+
+
+def benchmark(tmp_path, script, *arguments):
+    """Run a script of benchmarks/ on one thread; returns what it wrote to --json."""
+    result = tmp_path / "result.json"
+    command = [sys.executable, REPO / "benchmarks" / script, *arguments, "--rounds", "1", "--json", result]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(result.read_text())
+
+
+def test_routing_step(tmp_path):
+    size = ["--model", "tiny", "--batch", "4", "--tokens", "16", "--rank", "2"]
+    names = [*EAGER, "ours_checkpointed", "peft_lora_checkpointed"]
+    result = benchmark(tmp_path, "routing_step.py", *size, "--contestants", *names)
+    assert {"device", "versions", "setting", "contestants"} <= set(result)
+    assert list(result["contestants"]) == names
+    for measured in result["contestants"].values():
+        assert {"tokens_per_s", "peak_memory_mb", "seconds", "time_over_ours"} == set(measured)  # none failed
+
+
+def test_growth(tmp_path):
+    result = benchmark(tmp_path, "growth.py", "--model", "tiny", "--axes", "layers")
+    assert [point["layers"] for point in result["axes"]["layers"]] == [2, 8, 16, None]
+    assert all(
+        set(point["contestants"]) == {"ours", "peft_lora", "floor"} for point in result["axes"]["layers"]
+    )
+
+
+def test_judging(tmp_path):
+    result = benchmark(tmp_path, "evaluation.py", "--parts", "judging", "--programs", "4")["judging"]
+    assert {"sandbox", "bare", "bare_per_test", "time_over_bare", "time_over_bare_per_test"} < set(result)
+
+
+def test_scaling(tmp_path):
+    result = benchmark(
+        tmp_path, "scaling.py", "--model", "tiny", "--batch", "4", "--tokens", "8", "--steps", "1"
+    )
+    assert list(result["processes"]) == ["1", "2"]
+
+
+@pytest.mark.parametrize("other", ["torch_func", "reference_loop"])
+def test_contestants_take_the_same_step(other, monkeypatch):
+    """Per-example gradients take our step on the whole batch; the loop takes it on a batch of one."""
+    monkeypatch.syspath_prepend(REPO / "benchmarks")
+    from common import make_model, mixed_batch
+    from contestants import CONTESTANTS
+
+    base = make_model("tiny", dtype=torch.float32)
+    batch = mixed_batch(1000, 4, 16, base.device)
+    if other == "reference_loop":
+        batch = batch.select([1])  # a "bad" example
+    weights = []
+    for name in ("ours", other):
+        model = copy.deepcopy(base)
+        torch.manual_seed(0)
+        step = CONTESTANTS[name](model, batch, 2)
+        for _ in range(3):
+            step()
+        weights.append([p.detach() for m in routed_modules(model) for p in m.parameters(recurse=False)])
+    assert any(p.abs().max() > 0 for p in weights[0][3::4])  # the bad up projections, which begin as zeros
+    for ours, theirs in zip(*weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
