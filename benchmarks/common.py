@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import binom
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from routing.batches import IGNORE, Batch
@@ -117,9 +118,13 @@ def median(values: list[float]) -> float:
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
-    """The median of the rounds' ratios, and their smallest and largest: rounds are paired."""
-    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
-    return {"median": round(median(ratios), 3), "low": round(min(ratios), 3), "high": round(max(ratios), 3)}
+    """The median of the paired rounds' ratios and its 95% interval between two of them (sign test); below 6 rounds the extremes."""
+    ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
+    n = len(ratios)
+    # of n flips of a coin, at most so many fall on one side in under 2.5% of cases
+    outside = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
+    low, high = ratios[outside], ratios[n - 1 - outside]
+    return {"median": round(median(ratios), 3), "low": round(low, 3), "high": round(high, 3)}
 
 
 def peak_memory_mb(run: Callable[[], Any]) -> float | None:

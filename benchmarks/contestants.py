@@ -15,12 +15,10 @@ All share the frozen weights, in one dtype. Over a bf16 base PEFT runs under bf1
 fp32 adapter weights, bf16 products, like ours. AdamW without weight decay, gradients clipped at 1, everywhere.
 """
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from common import emit, interleave, make_model, median, mixed_batch, peak_memory_mb, ratio
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -35,9 +33,8 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 LR = 1e-4
 Step = Callable[[], None]
 Loss = Callable[[nn.Module, Batch], Tensor]
-Contestant = Callable[
-    [nn.Module, Batch, int], Step
-]  # (frozen model, batch, rank of each adapter) -> one step
+# (frozen model, batch, rank of each adapter) -> one step
+Contestant = Callable[[nn.Module, Batch, int], Step]
 
 
 def last_half(model: nn.Module) -> list[int]:
@@ -264,46 +261,3 @@ CONTESTANTS: dict[str, Contestant] = {
 }
 CONTESTANTS |= {f"{f.__name__}_compiled": compiled(f) for f in (ours, peft_lora, floor)}
 CONTESTANTS |= {f"{f.__name__}_checkpointed": checkpointed(f) for f in (ours, peft_lora)}
-
-
-def measure(
-    names: Sequence[str],
-    shape: str,
-    layers: int | None = None,
-    batch: int = 8,
-    tokens: int = 64,
-    rank: int = 32,
-    rounds: int = 5,
-) -> dict[str, dict]:
-    """{name: {"tokens_per_s", "peak_memory_mb", "seconds", "time_over_ours"}} of interleaved steps; what cannot run here says why.
-
-    `names` begins with "ours". `rank` is that of each of the two adapters; the others get the sum.
-    """
-    base = make_model(shape, layers)
-    data = mixed_batch(base.config.vocab_size, batch, tokens, base.device)
-    steps: dict[str, Step] = {}
-    results: dict[str, dict] = {}
-    for name in names:
-        # deepcopy keeps what is in its memo: one copy of the weights
-        frozen = {id(p): p for p in base.parameters()}
-        try:
-            steps[name] = CONTESTANTS[name](copy.deepcopy(base, frozen), data, rank)
-            steps[name]()
-        except (RuntimeError, ValueError, NotImplementedError) as error:  # out of memory, say
-            if name == "ours":
-                raise
-            steps.pop(name, None)
-            results[name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-            emit(contestant=name, **results[name])
-    del base
-    seconds = interleave(steps, rounds)
-    for name, step in steps.items():
-        memory = peak_memory_mb(step)
-        results[name] = {
-            "tokens_per_s": round(batch * tokens / median(seconds[name]), 1),
-            "peak_memory_mb": None if memory is None else round(memory, 1),
-            "seconds": [round(value, 4) for value in seconds[name]],
-            "time_over_ours": ratio(seconds[name], seconds["ours"]),
-        }
-        emit(contestant=name, **results[name])
-    return results

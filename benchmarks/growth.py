@@ -9,7 +9,7 @@ Everything but the axis stays at batch 8, 64 tokens, rank 32 + 32 and the model'
 import argparse
 
 from common import SHAPES, emit, median, report
-from contestants import measure
+from side_by_side import measure
 
 NAMES = ("ours", "peft_lora", "floor")
 AXES = {  # axis -> (contestants, settings)

@@ -7,8 +7,10 @@ The contestants are described in contestants.py.
 
 import argparse
 
+import torch
 from common import SHAPES, report
-from contestants import CONTESTANTS, measure
+from contestants import CONTESTANTS
+from side_by_side import measure
 
 
 def main() -> None:
@@ -25,9 +27,9 @@ def main() -> None:
     names = ["ours", *(name for name in args.contestants if name != "ours")]
     with report(args.json) as content:
         content["setting"] = {k: v for k, v in vars(args).items() if k not in ("json", "contestants")}
-        content["contestants"] = measure(
-            names, args.model, args.layers, args.batch, args.tokens, args.rank, args.rounds
-        )
+        size = {name: getattr(args, name) for name in ("layers", "batch", "tokens", "rank", "rounds")}
+        # on a GPU there is room for the weights once, and no such allocator
+        content["contestants"] = measure(names, args.model, **size, own_process=not torch.cuda.is_available())
     print(f"\n{'':<24}{'tokens/s':>10}{'time / ours':>24}{'peak MB':>10}")
     for name, result in content["contestants"].items():
         if "failed" in result:

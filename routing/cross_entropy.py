@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-CHUNK = {
-    "cpu": 2**23,
-    "cuda": 2**27,
-}  # logits at a time: in a CPU's cache or near it; on a GPU enough to fill it
+# Logits at a time: in a CPU's cache or near it; on a GPU enough to fill it.
+CHUNK = {"cpu": 2**23, "cuda": 2**27}
+MIN_ROWS = 128  # at a time, however large the vocabulary: for fewer, reading the weight takes longer than multiplying it
 # What models do to their logits after the projection, by the name in their configs.
 POSTPROCESSING = (
     "final_logit_softcapping",
@@ -34,7 +33,7 @@ class FrozenLinearCrossEntropy(torch.autograd.Function):
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         losses = hidden.new_empty(len(hidden), dtype=dtype)
         grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        rows = max(1, CHUNK.get(hidden.device.type, CHUNK["cpu"]) // len(weight))
+        rows = max(MIN_ROWS, CHUNK.get(hidden.device.type, CHUNK["cpu"]) // len(weight))
         for start in range(0, len(hidden), rows):
             chunk = slice(start, start + rows)
             logits = F.linear(hidden[chunk], weight, bias).to(dtype)

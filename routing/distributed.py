@@ -5,6 +5,7 @@ averaged over processes before the optimizer step, so a step is that of one proc
 processes. The first process writes files and prints. On one process everything here does nothing.
 """
 
+import atexit
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -24,8 +25,14 @@ def start() -> None:
         from accelerate import PartialState  # here: importing it takes a second
 
         PartialState(cpu=not torch.cuda.is_available())  # NCCL and a device per process, or gloo
+        atexit.register(leave)  # its threads must end before the interpreter does
         if not is_main():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for the rest of the process)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:

@@ -120,7 +120,12 @@ class RoutedOptimizer(torch.optim.AdamW):
     def step(self, closure=None):
         average_gradients(parameter for group in self.param_groups for parameter in group["params"])
         for group in self.param_groups:
-            norm = nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm).item()
+            gradients = [p.grad for p in group["params"] if p.grad is not None]
+            norm = nn.utils.get_total_norm(gradients).item()
+            if (
+                not norm <= self.max_grad_norm
+            ):  # "not", so that nan counts; otherwise no pass over the gradients
+                nn.utils.clip_grads_with_norm_(group["params"], self.max_grad_norm, torch.tensor(norm))
             self.grad_norms[group["name"]] = norm
             if norm == 0:
                 for parameter in group["params"]:

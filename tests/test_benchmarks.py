@@ -11,8 +11,6 @@ from conftest import REPO
 
 from adapters import routed_modules
 
-EAGER = ["ours", "peft_lora", "peft_lora_same_loss", "peft_split", "reference_loop", "torch_func", "floor"]
-
 
 def benchmark(tmp_path, script, *arguments):
     """Run a script of benchmarks/ on one thread; returns what it wrote to --json."""
@@ -25,12 +23,29 @@ def benchmark(tmp_path, script, *arguments):
 
 def test_routing_step(tmp_path):
     size = ["--model", "tiny", "--batch", "4", "--tokens", "16", "--rank", "2"]
-    names = [*EAGER, "ours_checkpointed", "peft_lora_checkpointed"]
-    result = benchmark(tmp_path, "routing_step.py", *size, "--contestants", *names)
+    result = benchmark(tmp_path, "routing_step.py", *size, "--contestants", "ours", "peft_lora")
     assert {"device", "versions", "setting", "contestants"} <= set(result)
-    assert list(result["contestants"]) == names
+    assert list(result["contestants"]) == ["ours", "peft_lora"]
     for measured in result["contestants"].values():
         assert {"tokens_per_s", "peak_memory_mb", "seconds", "time_over_ours"} == set(measured)  # none failed
+
+
+def test_every_contestant_runs(monkeypatch):
+    monkeypatch.syspath_prepend(REPO / "benchmarks")
+    from contestants import CONTESTANTS
+    from side_by_side import measure
+
+    names = [name for name in CONTESTANTS if not name.endswith("_compiled")]  # compiling takes long
+    result = measure(names, "tiny", batch=4, tokens=16, rank=2, rounds=1)
+    assert list(result) == names and not any("failed" in measured for measured in result.values())
+
+
+def test_a_contestant_that_cannot_run_says_why(monkeypatch):
+    monkeypatch.syspath_prepend(REPO / "benchmarks")
+    from side_by_side import measure
+
+    result = measure(["ours", "nobody"], "tiny", tokens=8, rank=2, rounds=1, own_process=True)
+    assert "nobody" in result["nobody"]["failed"] and result["ours"]["seconds"]
 
 
 def test_growth(tmp_path):

@@ -120,7 +120,7 @@ def test_with_torch_compile(adapter_type, backend, part):
     model = make(adapter_type, "gpt2")
     want = loop_gradients(model)
     others = list(reversed(MIXED))  # the routes are inputs of the compiled graph, not constants in it
-    want_others = loop_gradients(model, others)
+    want_others = loop_gradients(model, others, IDS[:, :6])
     for module in [model] if part == "model" else decoder_stack(model):
         module.compile(backend=backend)
     for _ in range(2):  # the second time without compiling
@@ -128,7 +128,7 @@ def test_with_torch_compile(adapter_type, backend, part):
             per_example_losses(model, IDS).mean().backward()
         assert worst_error(gradients(model), want) < 1e-10
     with routed(model, others):
-        per_example_losses(model, IDS).mean().backward()
+        per_example_losses(model, IDS[:, :6]).mean().backward()  # and lengths may vary
     assert worst_error(gradients(model), want_others) < 1e-10
 
 
