@@ -45,7 +45,7 @@ class RoutedBottleneck(torch.autograd.Function):
     """base + (scale * act(x down^T)) up^T, whose backward masks the gradients of down and up per example, and no other.
 
     Shapes: base [..., d_out] and x [..., d_in], of one dtype; scale and update broadcast against [..., r], None stands for 1;
-    weights: each branch's down [r_k, d_in] and up [d_out, r_k], of any dtype, the r_k summing to r.
+    weights: each branch's down [r_k, d_in] and up [d_out, r_k], of one dtype, any; the r_k sum to r.
     """
 
     @staticmethod
@@ -181,13 +181,16 @@ class DualAdapter(RoutedModule):
 
     def _columns(self, base: Tensor, dims: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
         """Scale and update mask of each column, in base's dtype, to broadcast against [batch, tokens, r]; None: 1 everywhere."""
+        update, scale = (None, None) if self.routing is None else self.routing.columns(dims)
         own = (self.good_scale * self.gains[0], self.bad_scale * self.gains[1])
-        scale = None
         if own != (1.0, 1.0):
-            scale = torch.cat([base.new_full((dim,), factor) for dim, factor in zip(dims, own, strict=True)])
-        if self.routing is None:
+            like = base if scale is None else scale
+            factors = torch.cat(
+                [like.new_full((dim,), factor) for dim, factor in zip(dims, own, strict=True)]
+            )
+            scale = factors if scale is None else scale * factors
+        if update is None:
             return scale, None
-        update, routed_scale = self.routing.columns(dims)
         batch, tokens = base.shape[0], 1 if base.dim() == 2 else base.shape[1]
         if base.dim() not in (2, 3) or update.shape[0] != batch or update.shape[1] not in (1, tokens):
             raise ValueError(
@@ -195,6 +198,5 @@ class DualAdapter(RoutedModule):
                 f"do not fit activations of shape {tuple(base.shape)}; give one Route per example of the batch"
             )
         if base.dim() == 2:  # [batch, d]: a model without a token dimension
-            update, routed_scale = update[:, 0], routed_scale[:, 0]
-        routed_scale = routed_scale.to(base.dtype)
-        return routed_scale if scale is None else routed_scale * scale, update.to(base.dtype)
+            update, scale = update[:, 0], scale[:, 0]
+        return scale.to(base.dtype), update.to(base.dtype)

@@ -2,7 +2,7 @@
 
 ours                 this library: one forward, one backward, exact routing
 peft_lora            PEFT LoRA of the same total rank, no routing, transformers' own loss: what one would use otherwise
-peft_lora_same_loss  the same with our loss, which computes logits only where some example has a target
+peft_lora_same_loss  the same with our loss, which computes logits where there is a target, chunk by chunk, and keeps none
 peft_split           PEFT with two adapters, the batch split by label: how one would route with PEFT
 reference_loop       batch of one, two LoRA branches in plain autograd, two optimizers, a step per example: the published way
 torch_func           per-example gradients (torch.func), masked afterwards
@@ -12,7 +12,7 @@ floor                the frozen model's forward and the backward of activations 
 ..._checkpointed     with activation checkpointing in each decoder layer
 
 All share the frozen weights, in one dtype. Over a bf16 base PEFT runs under bf16 autocast, as a Trainer with bf16=True runs it:
-fp32 adapter weights, bf16 products, like ours. AdamW without weight decay, gradients clipped at 1, everywhere.
+fp32 adapter weights, bf16 products, like ours. Fused AdamW without weight decay, gradients clipped at 1, everywhere.
 """
 
 from collections.abc import Callable
@@ -90,7 +90,7 @@ def lora_config(model: nn.Module, rank: int) -> LoraConfig:
 def peft_lora(model: nn.Module, batch: Batch, rank: int, loss: Loss = plain_loss) -> Step:
     wrapped = get_peft_model(model, lora_config(model, 2 * rank))
     params = [p for p in wrapped.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(params, LR, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(params, LR, weight_decay=0.0, fused=True)
 
     def step() -> None:
         loss(wrapped, batch).backward()
@@ -104,7 +104,7 @@ def peft_lora(model: nn.Module, batch: Batch, rank: int, loss: Loss = plain_loss
 def peft_lora_same_loss(model: nn.Module, batch: Batch, rank: int) -> Step:
     def loss(wrapped: nn.Module, batch: Batch) -> Tensor:
         with mixed_precision(wrapped):
-            return lm_loss(wrapped, batch)
+            return lm_loss(wrapped.get_base_model(), batch)
 
     return peft_lora(model, batch, rank, loss)
 
@@ -115,7 +115,7 @@ def peft_split(model: nn.Module, batch: Batch, rank: int) -> Step:
     params = {
         slot: [p for n, p in wrapped.named_parameters() if f".{slot}." in n] for slot in ("good", "bad")
     }
-    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0) for slot in params}
+    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0, fused=True) for slot in params}
     rows = {label: [i for i, other in enumerate(batch.labels) if other == label] for label in ROUTES}
     # label -> (adapters in the forward pass, adapters that learn)
     plans = {
@@ -161,7 +161,7 @@ def reference_loop(model: nn.Module, batch: Batch, rank: int) -> Step:
     apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=rank)
     plain_branches(model)
     params = {"good": good_params(model), "bad": bad_params(model)}
-    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0) for slot in params}
+    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0, fused=True) for slot in params}
     singles = [batch.select([i]) for i in range(len(batch.labels))]
 
     def step() -> None:
@@ -183,7 +183,7 @@ def torch_func(model: nn.Module, batch: Batch, rank: int) -> Step:
     apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=rank)
     names = {id(p): n for n, p in model.named_parameters()}
     params = {"good": good_params(model), "bad": bad_params(model)}
-    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0) for slot in params}
+    optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0, fused=True) for slot in params}
     routes = [ROUTES[label] for label in batch.labels]
     device = batch.input_ids.device
     updates = torch.tensor([[float(r.update_good), float(r.update_bad)] for r in routes], device=device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-# Logits at a time: in a CPU's cache or near it; on a GPU enough to fill it.
+# Logits at a time: few enough to spare memory, and on a GPU enough to fill it.
 CHUNK = {"cpu": 2**23, "cuda": 2**27}
 MIN_ROWS = 128  # at a time, however large the vocabulary: for fewer, reading the weight takes longer than multiplying it
 # What models do to their logits after the projection, by the name in their configs.

@@ -25,13 +25,14 @@ def start() -> None:
         from accelerate import PartialState  # here: importing it takes a second
 
         PartialState(cpu=not torch.cuda.is_available())  # NCCL and a device per process, or gloo
-        atexit.register(leave)  # its threads must end before the interpreter does
+        atexit.register(leave)
         if not is_main():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for the rest of the process)
 
 
 def leave() -> None:
-    if dist.is_initialized():
+    """End gloo's threads before the interpreter ends; NCCL could wait here for a process that has died."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":
         dist.destroy_process_group()
 
 

@@ -120,13 +120,10 @@ class RoutedOptimizer(torch.optim.AdamW):
     def step(self, closure=None):
         average_gradients(parameter for group in self.param_groups for parameter in group["params"])
         for group in self.param_groups:
-            gradients = [p.grad for p in group["params"] if p.grad is not None]
-            norm = nn.utils.get_total_norm(gradients).item()
-            if (
-                not norm <= self.max_grad_norm
-            ):  # "not", so that nan counts; otherwise no pass over the gradients
-                nn.utils.clip_grads_with_norm_(group["params"], self.max_grad_norm, torch.tensor(norm))
-            self.grad_norms[group["name"]] = norm
+            total = nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
+            norm = self.grad_norms[group["name"]] = total.item()
+            if not norm <= self.max_grad_norm:  # nan counts; otherwise the gradients are spared a pass
+                nn.utils.clip_grads_with_norm_(group["params"], self.max_grad_norm, total)
             if norm == 0:
                 for parameter in group["params"]:
                     parameter.grad = None  # AdamW skips it: no momentum, no weight decay, no step count
