@@ -173,9 +173,10 @@ class DualAdapter(RoutedModule):
         return base + outputs[0] + outputs[1]
 
     def _branches(self, base: Tensor, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-        """base plus the branches whose size in `dims` is not 0."""
+        """base plus the branches, `dims` being their sizes: the module's own, or 0 to leave one out."""
         scale, update = self._columns(base, dims)
-        weights = [p for slot, dim in zip(SLOTS, dims, strict=True) if dim for p in self.slot_params(slot)]
+        present = [slot for slot, dim, own in zip(SLOTS, dims, self.dims, strict=True) if dim == own]
+        weights = [parameter for slot in present for parameter in self.slot_params(slot)]
         # The base's output decides the dtype: under autocast it is the autocast dtype, which x need not have yet.
         return RoutedBottleneck.apply(base, x.to(base.dtype), scale, update, self.RELU, *weights)
 
