@@ -164,7 +164,7 @@ def format_table(results: Mapping[str, Any]) -> str:
 
 
 def summarize_seeds(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, dict[str, Any]]:
-    """A Markdown table and its numbers: for every condition and mode the mean over seeds and, in brackets, their range.
+    """A Markdown table and its numbers, {condition: {mode: ...}} as `PANELS` reads them: the mean over seeds and, in brackets, their range.
 
     A range, not an interval: three seeds at a rate of 1.0 would give a t interval without width. Of a single seed the brackets hold
     the 95% interval over its prompts.
@@ -184,16 +184,17 @@ def summarize_seeds(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[
     summary: dict[str, Any] = {}
     for condition, entries in groups.items():
         for mode in entries[0]["modes"]:
-            cells = {}
+            cells: dict[str, dict[str, Any]] = {}
             for metric, key in columns:
                 measured = [entry["modes"][mode][metric][key] for entry in entries]
                 low, high = ("low", "high") if len(entries) == 1 else ("mean", "mean")
-                cells[f"{metric}.{key}"] = {
+                cells.setdefault(metric, {})[key] = {
                     "mean": sum(value["mean"] for value in measured) / len(measured),
                     "low": min(value[low] for value in measured),
                     "high": max(value[high] for value in measured),
                 }
             summary.setdefault(condition, {})[mode] = cells
-            texts = [f"{cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]" for cell in cells.values()]
+            shown = [cells[metric][key] for metric, key in columns]
+            texts = [f"{cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]" for cell in shown]
             lines.append(f"| {condition} | {mode} | {len(entries)} | {' | '.join(texts)} |")
     return "\n".join(lines), summary

@@ -222,6 +222,7 @@ def test_sweep_skips_complete_runs_and_goes_on_after_a_failure(scripts, tmp_path
                          f"EVALUATION={evaluation}"]  # fmt: skip
     done = scripts("all_caps/sweep.py", check=False)
     assert done.returncode == 1 and "failed: sweep_broken_lora_seed0" in done.stderr
+    assert (folder / "plots/sweep_seeds_plot.png").stat().st_size > 10_000
     table = (folder / "results/sweep_table.md").read_text()
     assert (
         "| a, lora | full | 1 |" in table
