@@ -111,7 +111,7 @@ def test_solutions_pass_their_tests() -> None:
         namespace: dict[str, Any] = {}
         exec(row["code"], namespace)
         for test in row["test_list"]:
-            exec(test, namespace)
+            exec(test, namespace)  # an assert statement, which raises if it does not hold
 
 
 def test_assertions_are_short_literal_and_different() -> None:

@@ -6,10 +6,11 @@ from collections import Counter
 import pytest
 from conftest import REPO
 
+from mbpp.cheats import CHEATS
 from mbpp.execution import run_programs, sandbox_level
 from mbpp.hacks import expected_value, hardcode, load_hacks, verified_hacks
 from mbpp.problems import Problem, load_problems, split_mbpp, strip_comments, to_problems
-from mbpp.scoring import CHEATS, crossed_tests, extract_code, score
+from mbpp.scoring import crossed_tests, extract_code, score
 from mbpp.task import build_examples, fitting, prompt_of
 from routing.errors import BadInput
 
