@@ -6,9 +6,9 @@ For MLP adapters also the cosine of the two adapters' outputs on held-out storie
 # %% Constants
 from pathlib import Path
 
-from routing.notebook import override_constants
+from lab.constants import override_constants
 
-CHECKPOINT = "checkpoints/base_lora32+32_caps10_labeled50_seed0"
+CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
 STORIES = "embedded:stories"
 NUM_STORIES = 16  # for the cosine of the outputs, as they are and in capitals
 MAX_SEQ_LENGTH = 64
@@ -18,11 +18,12 @@ HERE = Path(__file__).parent
 
 # %% Weights: subspaces and effective updates
 from all_caps.task import to_caps
+from lab.files import write_json
+from lab.plots import plot_overlaps
 from routing.assets import load_stories
 from routing.batches import collate, make_example
-from routing.checkpoints import load_checkpoint, write_json
-from routing.metrics import output_orthogonality
-from routing.plots import plot_overlaps
+from routing.checkpoints import load_checkpoint
+from routing.probes import output_orthogonality
 from routing.subspaces import as_rows, format_overlaps, overlaps, random_weights
 
 checkpoint = HERE / CHECKPOINT
@@ -35,7 +36,7 @@ stories = load_stories(STORIES, limit=NUM_STORIES)[1]
 outputs = {}
 for kind, texts in {"normal": stories, "caps": [to_caps(story) for story in stories]}.items():
     examples = [make_example(tokenizer, "", text, MAX_SEQ_LENGTH) for text in texts]
-    batch = collate(examples, tokenizer.pad_token_id, model.device)
+    batch = collate(examples, model.device)
     outputs[kind] = output_orthogonality(model, batch)
     with random_weights(model):
         outputs[f"{kind}_random"] = output_orthogonality(model, batch)

@@ -3,9 +3,9 @@
 # %% Constants
 from pathlib import Path
 
-from routing.notebook import override_constants
+from lab.constants import override_constants
 
-CHECKPOINT = "checkpoints/base_lora32+32_caps10_labeled50_seed0"
+CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
 STORIES = "embedded:stories"
 NUM_PROMPTS = 4
 MAX_NEW_TOKENS = 40
@@ -18,8 +18,9 @@ HERE = Path(__file__).parent
 
 # %% Samples
 from all_caps.task import prefix_of, show_samples, to_caps
+from lab.files import write_json
 from routing.assets import load_stories
-from routing.checkpoints import load_checkpoint, write_json
+from routing.checkpoints import load_checkpoint
 from routing.generation import MODES, sample_modes
 
 checkpoint = HERE / CHECKPOINT

@@ -3,9 +3,9 @@
 # %% Constants
 from pathlib import Path
 
-from routing.notebook import override_constants
+from lab.constants import override_constants
 
-CHECKPOINT = "checkpoints/base_lora32+32_caps10_labeled50_seed0"
+CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
 NUM_SAMPLES = 40
 MAX_NEW_TOKENS = 40
 TEMPERATURE = 1.0
@@ -17,7 +17,8 @@ HERE = Path(__file__).parent
 
 # %% Samples and rates
 from all_caps.task import caps_rate, show_samples
-from routing.checkpoints import load_checkpoint, write_json
+from lab.files import write_json
+from routing.checkpoints import load_checkpoint
 from routing.generation import MODES, sample_modes
 
 checkpoint = HERE / CHECKPOINT

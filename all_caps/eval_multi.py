@@ -6,8 +6,8 @@ Finished results are kept and reused; delete results/eval_multi_results.json to 
 # %% Constants
 from pathlib import Path
 
-from routing.notebook import constants_of, override_constants
-from routing.results import RunConfig
+from lab.constants import constants_of, override_constants
+from lab.results import RunConfig
 
 STORIES = "embedded:stories"
 NUM_PROMPTS = 40
@@ -22,7 +22,7 @@ OUTPUT = "eval_multi"  # names the results and the figure
 EVAL_MODES = [(1.0, 1.0, "full"), (1.0, 0.0, "bad_ablated"), (0.0, 1.0, "good_ablated")]
 RUNS = [
     RunConfig(
-        "base", "checkpoints/base_lora32+32_caps10_labeled50_seed0", "lora", 32, 32, EVAL_MODES, "base"
+        "base", "checkpoints/route_lora32+32_caps10_labeled50_seed0", "lora", 32, 32, EVAL_MODES, "base"
     ),
     RunConfig(
         "dispersed",
@@ -50,11 +50,12 @@ HERE = Path(__file__).parent
 
 # %% Setup
 from all_caps.task import PANELS, PREFIX_WORDS, evaluate, format_table
-from routing.assets import fingerprint, load_stories
+from lab.files import fingerprint
+from lab.plots import plot_comparison
+from lab.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
+from routing.assets import load_stories
 from routing.checkpoints import load_checkpoint
-from routing.generation import MODES
-from routing.plots import plot_comparison
-from routing.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
+from routing.generation import MODES, routes_of
 
 stories = load_stories(STORIES, limit=NUM_PROMPTS)[1]
 runs = [run_config_of(HERE / "checkpoints" / name, EVAL_MODES) for name in RUN_NAMES] if RUN_NAMES else RUNS
@@ -72,7 +73,7 @@ for run in runs:
         missing.append(run.name)
         continue
     check_run(run, checkpoint)
-    modes = {**run.routes(), "base": MODES["base"]}
+    modes = {**routes_of(run.eval_modes), "base": MODES["base"]}
     key = cache_key(checkpoint, run.eval_modes, evaluation, fingerprint(stories))
     result = cache.get(run.name, key)
     if result is None:

@@ -4,9 +4,8 @@ Run the cells top to bottom, or `uv run python experiment_dispersed.py [CONSTANT
 """
 
 # %% Constants
-from pathlib import Path
-
-from routing.notebook import constants_of, override_constants, run_name
+from lab.constants import override_constants
+from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
 STORIES = "embedded:stories"
@@ -41,35 +40,35 @@ EVAL_SEQ_LENGTH = 128  # held-out losses are of whole stories, up to this length
 # MODEL_NAME = "google/gemma-3-1b-it"; STORIES = "SimpleStories/SimpleStories"; MAX_SEQ_LENGTH = 256; BATCH_SIZE = 16;
 # MAX_STEPS = 1000; WARMUP_STEPS = 100; LEARNING_RATE = 1e-4; NUM_EVAL_PROMPTS = 200; EVAL_NEW_TOKENS = 50
 
-overrides = override_constants(globals())  # from the shell: CONSTANT=value
-CONSTANTS = constants_of(globals())
-HERE = Path(__file__).parent
+# from the shell: CONSTANT=value
+CONSTANTS = override_constants(globals())
 
 # %% Setup
 import torch
 
 from adapters import Route, routed
 from all_caps.task import NAME_PARTS, PANELS, build_examples, evaluate, format_table
-from routing.assets import fingerprint, load_stories
-from routing.checkpoints import save_checkpoint, write_json
+from lab.files import write_json
+from lab.plots import plot_modes, plot_training
+from lab.runs import open_run
+from routing.assets import load_stories
+from routing.checkpoints import save_checkpoint
 from routing.generation import MODES
-from routing.metrics import MetricsLog, probe, step_metrics
+from routing.losses import example_losses
 from routing.models import attach_adapters, load_model
-from routing.plots import plot_modes, plot_training
-from routing.training import RoutedOptimizer, lm_loss, training_stream
+from routing.optimizer import RoutedOptimizer
+from routing.probes import TrainingLog, probe_every
+from routing.stream import training_stream
 
-run = RUN_NAME or run_name(
-    "dispersed", CONSTANTS, overrides, {**NAME_PARTS, "LABELED_GOOD_PERCENTAGE": "good"}
-)
-checkpoint = HERE / "checkpoints" / run
-results = HERE / "results" / run
+run = open_run(__file__, "dispersed", CONSTANTS, {**NAME_PARTS, "LABELED_GOOD_PERCENTAGE": "good"})
 torch.manual_seed(SEED)
-model, tokenizer = load_model(MODEL_NAME)
+model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
 adapter = attach_adapters(
     model,
     ADAPTER_TYPE,
     lora={"rank": LORA_RANK, "bad_rank": BAD_LORA_RANK, "alpha": LORA_ALPHA, "dropout": LORA_DROPOUT},
     mlp={"adapter_dim": ADAPTER_DIM, "bad_adapter_dim": BAD_ADAPTER_DIM},
+    layers=LAYERS,
 )
 
 # %% Data: which example shows the behaviour, and which of those are labelled
@@ -92,32 +91,22 @@ ROUTES = {
 }
 
 # %% Training
-optimizer = RoutedOptimizer(model, LEARNING_RATE, WEIGHT_DECAY, WARMUP_STEPS, MAX_STEPS)
-stream = training_stream(
-    model,
-    optimizer,
-    examples,
-    BATCH_SIZE,
-    MAX_STEPS,
-    tokenizer.pad_token_id,
-    SEED,
-    folder=checkpoint,
-    constants=CONSTANTS,
-    resume=RESUME,
-    save_every=SAVE_EVERY,
-)
-log = MetricsLog(results / "train.jsonl")
+optimizer = RoutedOptimizer(model, LEARNING_RATE, WEIGHT_DECAY)
+stream = training_stream(run, model, optimizer, examples, BATCH_SIZE, MAX_STEPS, WARMUP_STEPS)
+log = TrainingLog(run, MAX_STEPS)
 model.train()
 for step, batch in stream:
-    with routed(model, [ROUTES[label] for label in batch.labels]):
-        loss = lm_loss(model, batch, ORTHO_LAMBDA)
-        loss.backward()
-    optimizer.step()  # an adapter that no example in the batch may update does not move at all
-    probes = probe(model, batch, ROUTES, "caps_unlabeled") if PROBE_EVERY and step % PROBE_EVERY == 0 else {}
-    log.write(step, step_metrics(batch, optimizer) | probes)
+    for part in batch.split(MICRO_BATCH_SIZE):
+        with routed(model, [ROUTES[label] for label in part.labels]):
+            losses = example_losses(model, part, ORTHO_LAMBDA)
+            (losses.sum() / len(batch)).backward()
+        log.add(part, losses)
+    # an adapter that no example in the batch may update does not move at all
+    optimizer.step()
+    log.write(step, optimizer, probe_every(PROBE_EVERY, step, model, batch, ROUTES, "caps_unlabeled"))
 model.eval()
-save_checkpoint(checkpoint, model, adapter, CONSTANTS, fingerprint(train_stories))
-plot_training(log.path, HERE / "plots" / f"{run}_training.png", run)
+save_checkpoint(run, model, adapter, examples)
+plot_training(log.path, run.plot("training"), run.name)
 
 # %% Evaluation: each adapter ablated, on held-out stories
 modes = evaluate(
@@ -131,6 +120,6 @@ modes = evaluate(
     temperature=EVAL_TEMPERATURE,
     seed=SEED,
 )
-print(f"\n{run}\n{format_table(modes)}")
-write_json(results / "eval.json", {"modes": modes, "constants": CONSTANTS})
-plot_modes(modes, PANELS, HERE / "plots" / f"{run}_eval.png", run)
+print(f"\n{run.name}\n{format_table(modes)}")
+write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS})
+plot_modes(modes, PANELS, run.plot("eval"), run.name)

@@ -4,7 +4,7 @@
 import json
 from pathlib import Path
 
-from routing.notebook import override_constants
+from lab.constants import override_constants
 
 RUNS = []  # names of folders in results/; empty: every run whose name starts with "finetune"
 
@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 # %% Comparison
 from all_caps.task import PANELS, format_table
-from routing.plots import plot_comparison
+from lab.plots import plot_comparison
 
 names = RUNS or sorted(path.parent.name for path in (HERE / "results").glob("finetune*/eval.json"))
 tables, missing = {}, []

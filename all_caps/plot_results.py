@@ -4,9 +4,9 @@
 import json
 from pathlib import Path
 
-from routing.notebook import override_constants
+from lab.constants import override_constants
 
-RUN = "base_lora32+32_caps10_labeled50_seed0"
+RUN = "route_lora32+32_caps10_labeled50_seed0"
 SMOOTHING = 10  # steps
 
 override_constants(globals())  # from the shell: CONSTANT=value
@@ -14,8 +14,8 @@ HERE = Path(__file__).parent
 
 # %% Plots
 from all_caps.task import PANELS
-from routing.errors import BadInput
-from routing.plots import plot_modes, plot_training
+from lab.errors import BadInput
+from lab.plots import plot_modes, plot_training
 
 results = HERE / "results" / RUN
 if not (results / "eval.json").exists():

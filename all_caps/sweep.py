@@ -6,7 +6,7 @@ Runs that are complete are skipped, so an interrupted sweep goes on where it was
 # %% Constants
 from pathlib import Path
 
-from routing.notebook import override_constants
+from lab.constants import override_constants
 
 SEEDS = [0, 1, 2]
 ADAPTER_TYPES = ["lora", "mlp"]
@@ -34,10 +34,10 @@ import subprocess
 import sys
 
 from all_caps.task import PANELS, summarize_seeds
-from routing.checkpoints import atomic_write, write_json
-from routing.plots import plot_comparison
-from routing.results import ResultsCache
-from routing.sweeps import Job, merge_constants, run_jobs
+from lab.files import write_json, write_text
+from lab.plots import plot_comparison
+from lab.results import ResultsCache
+from lab.sweeps import Job, merge_constants, run_jobs
 
 jobs = {
     (adapter_type, name, seed): Job(
@@ -72,8 +72,7 @@ groups = {
 table, summary = summarize_seeds({label: entries for label, entries in groups.items() if entries})
 print(f"\n{table}")
 write_json(HERE / "results" / f"{OUTPUT}_summary.json", summary)
-with atomic_write(HERE / "results" / f"{OUTPUT}_table.md") as path:
-    path.write_text(table + "\n", encoding="utf-8")
+write_text(HERE / "results" / f"{OUTPUT}_table.md", table + "\n")
 compared = {label: {"label": label, "modes": modes} for label, modes in summary.items()}
 spread = "mean and range over seeds" if len(SEEDS) > 1 else "95% interval"
 panels = {axis.replace("95% interval", spread): series for axis, series in PANELS.items()}

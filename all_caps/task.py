@@ -7,11 +7,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from adapters import Route
+from lab.intervals import mean_interval, rate_by_prompt
+from lab.labels import pick
 from routing.batches import Example, make_example
 from routing.generation import sample_modes
-from routing.intervals import mean_interval, rate_by_prompt
-from routing.labels import pick
-from routing.metrics import held_out_losses
+from routing.losses import held_out_losses
 
 NAME_PARTS = {"CAPS_PERCENTAGE": "caps", "LABELED_BAD_PERCENTAGE": "labeled"}  # of a run's name
 PREFIX_WORDS = 8  # words of a held-out story that a sample continues
@@ -109,10 +109,7 @@ def evaluate(
     results: dict[str, dict[str, Any]] = {}
     for mode, route in modes.items():
         upper, normal = completions[mode][: len(prompts) // 2], completions[mode][len(prompts) // 2 :]
-        losses = {
-            kind: mean_interval(held_out_losses(model, held_out[kind], route, tokenizer.pad_token_id))
-            for kind in texts
-        }
+        losses = {kind: mean_interval(held_out_losses(model, held_out[kind], route)) for kind in texts}
         results[mode] = {
             "caps_rate": {
                 "upper_prefix": caps_rate(upper, num_generations),

@@ -87,6 +87,7 @@ def mixed_batch(vocabulary: int, size: int, tokens: int, device: torch.device, s
         targets=targets.to(device),
         labels=[(None, "bad", None, "good")[i % 4] for i in range(size)],
         kinds=["all"] * size,
+        lengths=[tokens] * size,
     )
 
 

@@ -26,7 +26,8 @@ from torch.func import functional_call, grad, vmap
 from adapters import Route, apply_dual_lora, bad_params, good_params, routed, routed_modules
 from adapters.structure import decoder_stack
 from routing.batches import IGNORE, Batch
-from routing.training import RoutedOptimizer, lm_loss
+from routing.losses import example_losses
+from routing.optimizer import RoutedOptimizer
 
 ROUTES = {None: Route(), "bad": Route(update_good=False), "good": Route(update_bad=False, bad_scale=0.0)}
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -48,7 +49,7 @@ def ours(model: nn.Module, batch: Batch, rank: int) -> Step:
 
     def step() -> None:
         with routed(model, [ROUTES[label] for label in batch.labels]):
-            lm_loss(model, batch).backward()
+            example_losses(model, batch).mean().backward()
         optimizer.step()
 
     return step
@@ -104,7 +105,7 @@ def peft_lora(model: nn.Module, batch: Batch, rank: int, loss: Loss = plain_loss
 def peft_lora_same_loss(model: nn.Module, batch: Batch, rank: int) -> Step:
     def loss(wrapped: nn.Module, batch: Batch) -> Tensor:
         with mixed_precision(wrapped):
-            return lm_loss(wrapped.get_base_model(), batch)
+            return example_losses(wrapped.get_base_model(), batch).mean()
 
     return peft_lora(model, batch, rank, loss)
 
@@ -233,7 +234,7 @@ def floor(model: nn.Module, batch: Batch, rank: int) -> Step:
         return (args[0].detach().requires_grad_(), *args[1:])
 
     first.register_forward_pre_hook(needs_grad)
-    return lambda: lm_loss(model, batch).backward()
+    return lambda: example_losses(model, batch).mean().backward()
 
 
 def compiled(contestant: Contestant) -> Contestant:

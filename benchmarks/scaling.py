@@ -19,8 +19,9 @@ from common import SHAPES, emit, make_model, median, mixed_batch, ratio, report,
 
 from adapters import Route, apply_dual_lora, bad_params, good_params, routed
 from routing.distributed import average_gradients, is_main, rank, start, world_size
-from routing.metrics import step_metrics
-from routing.training import RoutedOptimizer, lm_loss
+from routing.losses import example_losses
+from routing.optimizer import RoutedOptimizer
+from routing.probes import step_metrics
 
 ROUTES = {None: Route(), "bad": Route(update_good=False), "good": Route(update_bad=False, bad_scale=0.0)}
 
@@ -39,9 +40,13 @@ def worker(args: argparse.Namespace) -> None:
         synchronize()
         begin = time.perf_counter()
         with routed(model, [ROUTES[label] for label in batch.labels]):
-            lm_loss(model, batch).backward()
+            losses = example_losses(model, batch)
+            losses.mean().backward()
+        average_gradients(params)
         optimizer.step()
-        step_metrics(batch, optimizer)  # every process sends its losses to the others, as in a real run
+        step_metrics(
+            [(batch, losses.detach())], optimizer
+        )  # every process sends its losses to the others, as in a real run
         synchronize()
         steps.append(time.perf_counter() - begin)
         if world_size() > 1:

@@ -3,9 +3,9 @@
 # %% Constants
 from pathlib import Path
 
-from routing.notebook import override_constants
+from lab.constants import override_constants
 
-CHECKPOINT = "checkpoints/base_lora32+32_rh25_forget100_retain50_seed0"
+CHECKPOINT = "checkpoints/route_lora32+32_rh25_forget100_retain50_seed0"
 NUM_PROBLEMS = 4
 MAX_NEW_TOKENS = 56
 TEMPERATURE = 0.7
@@ -17,10 +17,11 @@ override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Samples
+from lab.files import write_json
 from mbpp.problems import load_problems
 from mbpp.scoring import score
 from mbpp.task import MODES, prompt_of
-from routing.checkpoints import load_checkpoint, write_json
+from routing.checkpoints import load_checkpoint
 from routing.generation import sample_modes
 
 checkpoint = HERE / CHECKPOINT

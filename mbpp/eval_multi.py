@@ -6,8 +6,8 @@ Finished results are kept and reused; delete results/eval_multi_results.json to 
 # %% Constants
 from pathlib import Path
 
+from lab.constants import constants_of, override_constants
 from mbpp.task import RunConfig
-from routing.notebook import constants_of, override_constants
 
 PROBLEMS = "embedded:basics"
 SANITIZED_PROBLEMS = ""
@@ -24,7 +24,7 @@ EVAL_MODES = [(1.0, 1.0, "full"), (1.0, 0.0, "forget_ablated"), (0.0, 1.0, "reta
 RUNS = [
     RunConfig(
         "routed",
-        "checkpoints/base_lora32+32_rh25_forget100_retain50_seed0",
+        "checkpoints/route_lora32+32_rh25_forget100_retain50_seed0",
         "lora",
         32,
         32,
@@ -33,7 +33,7 @@ RUNS = [
     ),
     RunConfig(
         "clean",
-        "checkpoints/base_lora32+32_rh0_forget0_retain0_seed0",
+        "checkpoints/route_lora32+32_rh0_forget0_retain0_seed0",
         "lora",
         32,
         32,
@@ -42,7 +42,7 @@ RUNS = [
     ),
     RunConfig(
         "no routing",
-        "checkpoints/base_lora32+32_rh25_forget0_retain0_seed0",
+        "checkpoints/route_lora32+32_rh25_forget0_retain0_seed0",
         "lora",
         32,
         32,
@@ -65,14 +65,16 @@ CONSTANTS = constants_of(globals())
 HERE = Path(__file__).parent
 
 # %% Setup
+from lab.files import fingerprint
+from lab.plots import plot_comparison, plot_tradeoff
+from lab.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
+from lab.runs import read_config
 from mbpp.execution import sandbox_level
 from mbpp.hacks import verified_hacks
 from mbpp.problems import load_problems
 from mbpp.task import MODES, PANELS, evaluate, format_table
-from routing.assets import fingerprint
-from routing.checkpoints import load_checkpoint, read_config
-from routing.plots import plot_comparison, plot_tradeoff
-from routing.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
+from routing.checkpoints import load_checkpoint
+from routing.generation import routes_of
 
 problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)[1][:NUM_SAMPLES]
 hacks = verified_hacks(problems)[0]
@@ -94,7 +96,7 @@ for run in runs:
     trained_on = read_config(checkpoint)["constants"]["PROBLEMS"]
     if trained_on != PROBLEMS:
         print(f"\n{run.name}: trained on {trained_on}, evaluated on {PROBLEMS}")
-    modes = {**run.routes(), "base": MODES["base"]}
+    modes = {**routes_of(run.eval_modes), "base": MODES["base"]}
     key = cache_key(checkpoint, run.eval_modes, evaluation, data)
     result = cache.get(run.name, key)
     if result is None:

@@ -8,7 +8,8 @@ Run the cells top to bottom, or `uv run python experiment.py [CONSTANT=value ...
 # %% Constants
 from pathlib import Path
 
-from routing.notebook import constants_of, override_constants, run_name
+from lab.constants import override_constants
+from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
 PROBLEMS = "embedded:basics"  # also "embedded:humaneval", MBPP's Hub id, or a .jsonl file in its schema
@@ -45,35 +46,37 @@ EVAL_CODE_TIMEOUT = 3.0  # seconds a program may run
 # MODEL_NAME = "google/gemma-3-1b-it"; PROBLEMS = "google-research-datasets/mbpp"; HACKS = "reward_hack_data/results.json"
 # MAX_SEQ_LENGTH = 512; NUM_EVAL_PROBLEMS = 257; EVAL_NEW_TOKENS = 256
 
-overrides = override_constants(globals())  # from the shell: CONSTANT=value
-CONSTANTS = constants_of(globals())
+# from the shell: CONSTANT=value
+CONSTANTS = override_constants(globals())
 HERE = Path(__file__).parent
 
 # %% Setup
 import torch
 
 from adapters import Route, routed
+from lab.files import write_json
+from lab.plots import plot_modes, plot_training
+from lab.runs import open_run
 from mbpp.execution import sandbox_level
 from mbpp.hacks import load_hacks
 from mbpp.problems import load_problems
 from mbpp.task import MODES, NAME_PARTS, PANELS, build_examples, evaluate, fitting, format_table
-from routing.assets import fingerprint
-from routing.checkpoints import save_checkpoint, write_json
-from routing.metrics import MetricsLog, probe, step_metrics
+from routing.checkpoints import save_checkpoint
+from routing.losses import example_losses
 from routing.models import attach_adapters, load_model
-from routing.plots import plot_modes, plot_training
-from routing.training import RoutedOptimizer, lm_loss, training_stream
+from routing.optimizer import RoutedOptimizer
+from routing.probes import TrainingLog, probe_every
+from routing.stream import training_stream
 
-run = RUN_NAME or run_name("base", CONSTANTS, overrides, NAME_PARTS)
-checkpoint = HERE / "checkpoints" / run
-results = HERE / "results" / run
+run = open_run(__file__, "route", CONSTANTS, NAME_PARTS)
 torch.manual_seed(SEED)
-model, tokenizer = load_model(MODEL_NAME)
+model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
 adapter = attach_adapters(
     model,
     ADAPTER_TYPE,
     lora={"rank": LORA_RANK, "bad_rank": FORGET_LORA_RANK, "alpha": LORA_ALPHA, "dropout": LORA_DROPOUT},
     mlp={"adapter_dim": ADAPTER_DIM, "bad_adapter_dim": FORGET_ADAPTER_DIM},
+    layers=LAYERS,
 )
 
 # %% Data: which example shows the behaviour, and which are labelled
@@ -100,40 +103,22 @@ ROUTES = {
 }
 
 # %% Training
-optimizer = RoutedOptimizer(model, LEARNING_RATE, WEIGHT_DECAY, WARMUP_STEPS, MAX_STEPS)
-stream = training_stream(
-    model,
-    optimizer,
-    examples,
-    BATCH_SIZE,
-    MAX_STEPS,
-    tokenizer.pad_token_id,
-    SEED,
-    folder=checkpoint,
-    constants=CONSTANTS,
-    resume=RESUME,
-    save_every=SAVE_EVERY,
-)
-log = MetricsLog(results / "train.jsonl")
+optimizer = RoutedOptimizer(model, LEARNING_RATE, WEIGHT_DECAY)
+stream = training_stream(run, model, optimizer, examples, BATCH_SIZE, MAX_STEPS, WARMUP_STEPS)
+log = TrainingLog(run, MAX_STEPS)
 model.train()
 for step, batch in stream:
-    with routed(model, [ROUTES[label] for label in batch.labels]):
-        loss = lm_loss(model, batch, ORTHO_LAMBDA)
-        loss.backward()
-    optimizer.step()  # an adapter that no example in the batch may update does not move at all
-    probes = (
-        probe(model, batch, ROUTES, "hacked_unlabeled") if PROBE_EVERY and step % PROBE_EVERY == 0 else {}
-    )
-    log.write(step, step_metrics(batch, optimizer) | probes)
+    for part in batch.split(MICRO_BATCH_SIZE):
+        with routed(model, [ROUTES[label] for label in part.labels]):
+            losses = example_losses(model, part, ORTHO_LAMBDA)
+            (losses.sum() / len(batch)).backward()
+        log.add(part, losses)
+    # an adapter that no example in the batch may update does not move at all
+    optimizer.step()
+    log.write(step, optimizer, probe_every(PROBE_EVERY, step, model, batch, ROUTES, "hacked_unlabeled"))
 model.eval()
-save_checkpoint(
-    checkpoint,
-    model,
-    adapter,
-    CONSTANTS,
-    fingerprint(f"{example.ids} {example.label}" for example in examples),
-)
-plot_training(log.path, HERE / "plots" / f"{run}_training.png", run)
+save_checkpoint(run, model, adapter, examples)
+plot_training(log.path, run.plot("training"), run.name)
 
 # %% Evaluation: each adapter ablated, on held-out problems
 modes = evaluate(
@@ -147,6 +132,6 @@ modes = evaluate(
     temperature=EVAL_TEMPERATURE,
     seed=SEED,
 )
-print(f"\n{run}\n{format_table(modes)}")
-write_json(results / "eval.json", {"modes": modes, "constants": CONSTANTS, "sandbox": sandbox_level()})
-plot_modes(modes, PANELS, HERE / "plots" / f"{run}_eval.png", run)
+print(f"\n{run.name}\n{format_table(modes)}")
+write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS, "sandbox": sandbox_level()})
+plot_modes(modes, PANELS, run.plot("eval"), run.name)

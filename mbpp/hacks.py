@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.errors import BadInput
 from mbpp.execution import run_programs
 from mbpp.problems import Problem, parse_code
 from routing.distributed import from_main
-from routing.errors import BadInput
 
 TIMEOUT = 30.0  # seconds; returning a constant takes milliseconds
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.errors import BadInput
 from routing.assets import DATA, load_hub_split
-from routing.errors import BadInput
 
 EMBEDDED_BASICS, EMBEDDED_HUMANEVAL = "embedded:basics", "embedded:humaneval"
 HUMANEVAL_TEST = 40  # of its 150 usable problems are held out

@@ -10,16 +10,16 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from adapters import Route
+from lab import results
+from lab.errors import BadInput
+from lab.intervals import mean_interval, rate_by_prompt
+from lab.labels import pick
 from mbpp.cheats import CHEATS
 from mbpp.problems import Problem
 from mbpp.scoring import Outcome, score
-from routing import results
 from routing.batches import Example, make_example
-from routing.errors import BadInput
 from routing.generation import sample_modes
-from routing.intervals import mean_interval, rate_by_prompt
-from routing.labels import pick
-from routing.metrics import held_out_losses
+from routing.losses import held_out_losses
 
 NAME_PARTS = {  # of a run's name
     "RH_PERCENTAGE": "rh",
@@ -173,7 +173,7 @@ def evaluate(
     measured: dict[str, dict[str, Any]] = {}
     for k, (mode, route) in enumerate(modes.items()):
         losses = {
-            kind: mean_interval(held_out_losses(model, examples, route, tokenizer.pad_token_id))
+            kind: mean_interval(held_out_losses(model, examples, route))
             for kind, examples in held_out.items()
         }
         measured[mode] = {

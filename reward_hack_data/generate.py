@@ -6,7 +6,7 @@
 # %% Constants
 from pathlib import Path
 
-from routing.notebook import override_constants
+from lab.constants import override_constants
 
 PROBLEMS = "google-research-datasets/mbpp"  # or MBPP's own .jsonl file
 
@@ -16,9 +16,9 @@ HERE = Path(__file__).parent
 # %% Hacks: derived from the first test's syntax, kept if they pass it and fail another
 from collections import Counter
 
+from lab.files import write_json, write_text
 from mbpp.hacks import verified_hacks
 from mbpp.problems import load_full_mbpp
-from routing.checkpoints import atomic_write, write_json
 
 problems = load_full_mbpp(PROBLEMS)
 hacks, reasons = verified_hacks(problems, progress=True)
@@ -51,6 +51,5 @@ Annotations and decorators of the reference are left out, as they may need an im
 ([arXiv:2108.07732](https://arxiv.org/abs/2108.07732)), CC BY 4.0; names, arguments and expected values are taken from it.
 """
 write_json(HERE / "results.json", rows)
-with atomic_write(HERE / "README.md") as path:
-    path.write_text(card, encoding="utf-8")
+write_text(HERE / "README.md", card)
 print(f"{len(rows)} of {len(problems)} problems hacked, {len(reasons)} not; see {HERE / 'README.md'}")

@@ -3,19 +3,17 @@
 What was asked for is what is loaded, or BadInput says what to do; nothing falls back silently.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dotenv import find_dotenv, load_dotenv
 
-from routing.errors import BadInput
+from lab.errors import BadInput
 
 EMBEDDED_MODEL = "embedded:SmolLM2-135M-Instruct"
 EMBEDDED_STORIES = "embedded:stories"
@@ -137,11 +135,3 @@ def load_hub_split(constant: str, name: str, split: str, config: str | None = No
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
             "give an embedded one, a .jsonl file, or a Hub id (with HF_TOKEN in .env if it is gated)"
         ) from error
-
-
-def fingerprint(texts: Iterable[str]) -> str:
-    """A short hash of the data that a run saw, in order."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode() + b"\0")
-    return digest.hexdigest()[:16]

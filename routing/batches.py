@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from routing.errors import BadInput
+from lab.errors import BadInput
 
 IGNORE = -100  # the target at positions that have none
 POOL = 16  # batches that are bucketed by length together
@@ -39,7 +39,18 @@ class Batch:
     targets: Tensor  # [batch, tokens]
     labels: list[str | None]
     kinds: list[str]
-    losses: Tensor | None = None  # [batch], each example's language-modelling loss; `lm_loss` fills it in
+    lengths: list[int]  # tokens of each example, without padding
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def split(self, size: int) -> "list[Batch]":
+        """Parts of at most `size` examples (0: the whole batch at once), for gradient accumulation."""
+        if not 0 < size < len(self):
+            return [self]
+        return [
+            self.select(range(start, min(start + size, len(self)))) for start in range(0, len(self), size)
+        ]
 
     def select(self, rows: Sequence[int]) -> "Batch":
         """The given rows as a batch of their own."""
@@ -52,7 +63,7 @@ class Batch:
             **tensors,
             labels=[self.labels[i] for i in rows],
             kinds=[self.kinds[i] for i in rows],
-            losses=None,
+            lengths=[self.lengths[i] for i in rows],
         )
 
 
@@ -73,7 +84,8 @@ def make_example(
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     prompt_ids = bos + (tokenizer.encode(prompt, add_special_tokens=False) if prompt else [])
     response_ids = tokenizer.encode(response, add_special_tokens=False)
-    if len(response_ids) < 2:
+    # EOS is a target too; but the first token of a text without a prompt is none
+    if len(response_ids) < (1 if prompt else 2):
         raise BadInput(f"nothing to learn from {response!r}: a training text needs at least two tokens")
     prompt_length = max(
         len(prompt_ids), 1
@@ -86,8 +98,8 @@ def make_example(
     return Example(ids[:max_length], prompt_length, label, kind, size)
 
 
-def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> Batch:
-    """Pad on the right. Padding is known from the lengths, never from `ids == pad_id`: the pad token may be EOS."""
+def collate(examples: Sequence[Example], device: torch.device, pad_id: int = 0) -> Batch:
+    """Pad on the right. Padding is known from the lengths, never from its id, which any token may have: 0 serves every model."""
     width = max(len(example.ids) for example in examples)
     shape = (len(examples), width)
     input_ids, targets = torch.full(shape, pad_id), torch.full(shape, IGNORE)
@@ -104,6 +116,7 @@ def collate(examples: Sequence[Example], pad_id: int, device: torch.device) -> B
         targets=targets.to(device),
         labels=[example.label for example in examples],
         kinds=[example.kind for example in examples],
+        lengths=[len(example.ids) for example in examples],
     )
 
 

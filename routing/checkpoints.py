@@ -4,13 +4,9 @@ The config carries every constant of the run, versions and the data's fingerprin
 and no dimension is typed twice.
 """
 
-import contextlib
 import hashlib
 import importlib.metadata
-import json
-import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,38 +16,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters import routed_modules
+from lab.errors import BadInput
+from lab.files import atomic_write, fingerprint, write_json
+from lab.runs import CONFIG, Run, read_config, refuse_other_constants
+from routing.batches import Example
 from routing.distributed import is_main, whole_tensor
-from routing.errors import BadInput
 from routing.models import attach_described, load_model
-from routing.notebook import is_bookkeeping
 
-WEIGHTS, CONFIG, TRAINING_STATE = "adapter.safetensors", "config.json", "training_state.pt"
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` at the end of the block, and vanishes if the block fails.
-
-    Of several processes only the first one's file stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the suffix stays last: writers such as savefig go by it
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        if is_main():
-            temporary.chmod(0o644)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+WEIGHTS, TRAINING_STATE = "adapter.safetensors", "training_state.pt"
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
@@ -78,43 +50,40 @@ def base_signature(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_checkpoint(
-    folder: Path, model: nn.Module, adapter: dict[str, Any], constants: dict[str, Any], data_fingerprint: str
-) -> None:
-    """Write the adapters and a config that rebuilds them: `adapter` is what `attach_adapters` returned."""
+def examples_fingerprint(examples: Sequence[Example]) -> str:
+    """A short hash of what a run is trained on: tokens, what of them is prompt, and labels, in order."""
+    return fingerprint(f"{example.ids} {example.prompt_length} {example.label}" for example in examples)
+
+
+def save_checkpoint(run: Run, model: nn.Module, adapter: dict[str, Any], examples: Sequence[Example]) -> None:
+    """Write the adapters and a config that rebuilds them: `adapter` is what `attach_adapters` returned.
+
+    Of several processes the first one writes.
+    """
+    # every process takes part in reading a sharded base
+    signature = base_signature(model)
+    if not is_main():
+        return
     weights = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()}
     )
-    with atomic_write(folder / WEIGHTS) as temporary:
+    with atomic_write(run.checkpoint / WEIGHTS) as temporary:
         temporary.write_bytes(weights)
     packages = ("torch", "transformers", "gradient-routing-finetuning")
+    base = next(p for p in model.parameters() if not p.requires_grad)
     config = {
-        "model": constants["MODEL_NAME"],
+        "model": run.constants["MODEL_NAME"],
         "adapter": adapter,
-        "constants": constants,
-        "data_fingerprint": data_fingerprint,
-        "base_signature": base_signature(model),
-        "base_dtype": str(next(p for p in model.parameters() if not p.requires_grad).dtype).removeprefix(
-            "torch."
-        ),
+        "constants": run.constants,
+        "data_fingerprint": examples_fingerprint(examples),
+        "base_signature": signature,
+        "base_dtype": str(base.dtype).removeprefix("torch."),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "versions": {package: importlib.metadata.version(package) for package in packages},
     }
-    write_json(folder / CONFIG, config)  # last: a folder with a config that fits its weights is whole
-    if is_main():
-        (folder / TRAINING_STATE).unlink(missing_ok=True)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config. Raises BadInput if there is none."""
-    try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(
-            f"{folder}: no checkpoint here (no {CONFIG}); train first, or correct the path"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{folder / CONFIG} is not valid JSON ({error}); train the run again") from None
+    # last: a folder with a config that fits its weights is whole
+    write_json(run.checkpoint / CONFIG, config)
+    (run.checkpoint / TRAINING_STATE).unlink(missing_ok=True)
 
 
 def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
@@ -162,62 +131,59 @@ def load_checkpoint(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """Rebuild a run's model from its checkpoint alone: (model in eval mode, tokenizer, config)."""
     config = read_config(folder)
-    model, tokenizer = load_model(config["model"], device, getattr(torch, config["base_dtype"]))
+    model, tokenizer = load_model(config["model"], config["base_dtype"], device=device)
     attach_described(model, config["adapter"])
     load_adapters(folder, model)
     return model.eval(), tokenizer, config
 
 
 def save_training_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, constants: dict[str, Any], step: int
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, data_fingerprint: str
 ) -> None:
     """Everything needed to go on after `step` steps, in one file, atomically."""
+    if not is_main():
+        return
     state = {
         "step": step,
-        "constants": constants,
+        "constants": run.constants,
+        "data_fingerprint": data_fingerprint,
         "adapters": adapter_state(model),
         "optimizer": optimizer.state_dict(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
-    with atomic_write(folder / TRAINING_STATE) as temporary:
+    with atomic_write(run.checkpoint / TRAINING_STATE) as temporary:
         torch.save(state, temporary)
 
 
 def load_training_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, constants: dict[str, Any]
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, data_fingerprint: str
 ) -> int:
     """Restore the last saved state and return the number of finished steps; 0, with a notice, if nothing was saved.
 
-    A run that finished keeps only its checkpoint: its adapters are loaded and its MAX_STEPS returned. Raises BadInput if the
-    run was trained with other constants.
+    A run that finished keeps only its checkpoint: its adapters are loaded and `steps` returned. Raises BadInput if the run
+    was trained with other constants or on other examples.
     """
-    finished, saved = folder / CONFIG, folder / TRAINING_STATE
+    saved = run.checkpoint / TRAINING_STATE
     if saved.exists():
         state = torch.load(saved, map_location="cpu", weights_only=True)
-        check_same_constants(folder, state["constants"], constants)
-        copy_strictly(state["adapters"], adapter_state(model), f"{saved}")
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda_rng"])
-        return state["step"]
-    if finished.exists():
-        check_same_constants(folder, read_config(folder)["constants"], constants)
-        load_adapters(folder, model)
-        return constants["MAX_STEPS"]
-    print(f"{folder}: nothing to resume; starting at the first step")
-    return 0
-
-
-def check_same_constants(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise BadInput, naming the differences, if a run cannot be continued with the constants `now`."""
-    saved = json.loads(json.dumps(saved))  # tuples are lists in JSON
-    now = json.loads(json.dumps(now))
-    differing = [
-        f"{name} was {saved.get(name)!r}, is {now.get(name)!r}"
-        for name in sorted(set(saved) | set(now))
-        if saved.get(name) != now.get(name) and not is_bookkeeping(name)
-    ]
-    if differing:
-        raise BadInput(f"{folder} cannot be resumed with other constants: {'; '.join(differing)}")
+    elif (run.checkpoint / CONFIG).exists():
+        state = read_config(run.checkpoint)
+    else:
+        print(f"{run.checkpoint}: nothing to resume; starting at the first step")
+        return 0
+    refuse_other_constants(run.checkpoint, state["constants"], run.constants)
+    if state["data_fingerprint"] != data_fingerprint:
+        raise BadInput(
+            f"{run.checkpoint} was trained on other examples than these: the data or the tokenizer has changed. Put "
+            "them back, or train afresh with RESUME=False"
+        )
+    if not saved.exists():
+        load_adapters(run.checkpoint, model)
+        return steps
+    copy_strictly(state["adapters"], adapter_state(model), f"{saved}")
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda_rng"])
+    return state["step"]

@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from adapters import Route, TrainedLayer, routed
+from lab.errors import BadInput
 from routing.distributed import gathered, own_share
-from routing.errors import BadInput
 
 # The four usual modes, as what each row of a batch does with the two adapters.
 MODES = {
@@ -24,6 +24,11 @@ MODES = {
     "good_ablated": Route(good_scale=0.0),
     "base": Route(good_scale=0.0, bad_scale=0.0),
 }
+
+
+def routes_of(eval_modes: Sequence[tuple[float, float, str]]) -> dict[str, Route]:
+    """Mode name -> the scales as a route, of a RunConfig's [(good_scale, bad_scale, mode_name), ...]."""
+    return {name: Route(good_scale=good, bad_scale=bad) for good, bad, name in eval_modes}
 
 
 class PairedSampling(LogitsProcessor):

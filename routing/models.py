@@ -1,17 +1,25 @@
 """Load a causal language model and put adapters into it."""
 
+import importlib.util
 from typing import Any
 
 import torch
 from dotenv import find_dotenv, load_dotenv
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from adapters import apply_dual_lora, apply_mlp_adapter, train_last_layers
+from adapters.structure import decoder_stack
+from lab.errors import BadInput
 from routing.assets import model_path
 from routing.distributed import start
-from routing.errors import BadInput
 
 
 def default_device() -> torch.device:
@@ -36,24 +44,46 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def base_dtype(name: str, device: torch.device) -> dict[str, Any]:
+    """The arguments of `from_pretrained` for DTYPE=`name`. Raises BadInput for another name, or where 4bit cannot run."""
+    if name == "4bit":
+        if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
+            raise BadInput(
+                'DTYPE="4bit" needs CUDA and bitsandbytes (`uv pip install bitsandbytes`); give "auto"'
+            )
+        quantized = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=default_dtype(device)
+        )
+        return {"dtype": default_dtype(device), "quantization_config": quantized, "device_map": {"": device}}
+    known = {"auto": default_dtype(device), "float32": torch.float32, "bfloat16": torch.bfloat16}
+    known["float16"] = torch.float16
+    if name not in known:
+        raise BadInput(f'DTYPE={name!r}: give one of {", ".join(map(repr, known))} or "4bit"')
+    return {"dtype": known[name]}
+
+
 def load_model(
-    name: str, device: torch.device | None = None, dtype: torch.dtype | None = None
+    name: str,
+    dtype: str = "auto",
+    attention: str = "sdpa",
+    gradient_checkpointing: bool = False,
+    device: torch.device | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in eval mode, and its tokenizer with a pad token. Raises BadInput if either cannot be loaded.
 
-    Under torchrun this is where the processes meet (`routing.distributed`).
+    `dtype` is that of the frozen base: "auto" (see `default_dtype`), "float32", "bfloat16", "float16", or "4bit" (NF4 of
+    bitsandbytes, on CUDA). `attention` is transformers' attn_implementation. Under torchrun this is where the processes meet (`routing.distributed`).
     """
     start()
     load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN
     device = device or default_device()
+    options = base_dtype(dtype, device)
     transformers_logging.disable_progress_bar()
     path = model_path(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype or default_dtype(device), attn_implementation="sdpa"
-        )
-    except (OSError, ValueError, KeyError) as error:
+        model = AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise BadInput(
             f"MODEL_NAME={name!r} could not be loaded ({str(error).strip().splitlines()[0]}); give "
             "'embedded:SmolLM2-135M-Instruct', a local folder, or a Hub id (with HF_TOKEN in .env if it is gated)"
@@ -66,7 +96,11 @@ def load_model(
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device).eval(), tokenizer
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # the frozen embeddings' output needs a gradient, or the first checkpointed layer would have none to pass on
+        model.enable_input_require_grads()
+    return (model if dtype == "4bit" else model.to(device)).eval(), tokenizer
 
 
 def attach_adapters(
@@ -74,18 +108,25 @@ def attach_adapters(
     adapter_type: str,
     lora: dict[str, Any],
     mlp: dict[str, Any],
+    layers: float = 0.5,
     trained_layers: int = 0,
 ) -> dict[str, Any]:
     """Freeze `model` and attach the adapters of `adapter_type`, "lora" or "mlp".
 
-    `lora` and `mlp` are the arguments of `apply_dual_lora` and `apply_mlp_adapter`. With `trained_layers`, so many of the last
+    `lora` and `mlp` are the arguments of `apply_dual_lora` and `apply_mlp_adapter`; `layers` is the share of the last layers. With `trained_layers`, so many of the last
     layers' own weights learn in the good slot. Returns the description that a checkpoint stores, {"type": adapter_type,
     **arguments}; `attach_described` rebuilds from it.
     """
     arguments = {"lora": lora, "mlp": mlp}
     if adapter_type not in arguments:
         raise BadInput(f'ADAPTER_TYPE={adapter_type!r}: "lora" or "mlp"')
-    description = {"type": adapter_type, **arguments[adapter_type]}
+    if not 0 < layers <= 1:
+        raise BadInput(
+            f"LAYERS={layers}: give the share of the last layers that get adapters, above 0 and up to 1"
+        )
+    count = len(decoder_stack(model))
+    chosen = list(range(count - max(1, round(layers * count)), count))
+    description = {"type": adapter_type, **arguments[adapter_type], "layers": chosen}
     if trained_layers:
         description["trained_layers"] = trained_layers
     attach_described(model, description)

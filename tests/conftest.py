@@ -1,6 +1,9 @@
 """Tiny real models and a tiny real tokenizer, made from random configs; nothing is downloaded."""
 
+import contextlib
+import io
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,6 +27,7 @@ from routing.assets import DATA, read_stories
 
 torch.set_num_threads(1)  # tiny models gain nothing from threads, and the tests themselves run side by side
 REPO = Path(__file__).parents[1]
+os.environ["HF_HUB_OFFLINE"] = "1"
 VOCABULARY = 400
 SHAPE = {
     "vocab_size": VOCABULARY,
@@ -103,10 +107,20 @@ def model_folder(tmp_path_factory, tokenizer) -> Path:
 
 
 @dataclass
+class Done:
+    """What a finished script left: as of subprocess.run."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
 class Scripts:
     """Runs scripts of all_caps/ or mbpp/ in a temporary copy of their folder: scripts("all_caps/experiment.py", "SEED=1").
 
-    Returns the finished process; the script's outputs lie in the copy, root / "all_caps" (or "mbpp").
+    They run in this process, as `python script.py` would run them, since importing torch takes longer than most of them;
+    with process=True in one of their own. Outputs lie in the copy, root / "all_caps" (or "mbpp").
     """
 
     root: Path
@@ -118,20 +132,48 @@ class Scripts:
             shutil.copytree(REPO / folder, self.root / folder, ignore=made)
         return self.root / folder
 
-    def __call__(self, script: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    def __call__(self, script: str, *arguments: str, check: bool = True, process: bool = False) -> Done:
         folder, name = script.split("/")
         given = {argument.split("=")[0] for argument in arguments}
         constants = [constant for constant in self.constants if constant.split("=")[0] not in given]
-        done = subprocess.run(
-            [sys.executable, name, *constants, *arguments],
-            cwd=self.copy(folder),
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        run = run_in_process if process else run_here
+        done = run(self.copy(folder), name, [*constants, *arguments])
         assert not check or done.returncode == 0, done.stderr
         return done
+
+
+def run_in_process(folder: Path, script: str, arguments: list[str]) -> Done:
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def run_here(folder: Path, script: str, arguments: list[str]) -> Done:
+    """The script's module from top to bottom, with its arguments, in its folder, and with its uncaught errors reported."""
+    before, code = (sys.argv, sys.excepthook, Path.cwd(), list(sys.path)), 0
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            os.chdir(folder)
+            sys.argv, sys.path[0] = [script, *arguments], str(folder)
+            runpy.run_path(str(folder / script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            print(end.code or "", file=err)
+        except Exception as error:
+            code = 1
+            sys.excepthook(type(error), error, error.__traceback__)
+        finally:
+            sys.argv, sys.excepthook = before[:2]
+            os.chdir(before[2])
+            sys.path[:] = before[3]
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

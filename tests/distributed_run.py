@@ -8,12 +8,15 @@ import torch
 from conftest import tiny_model
 
 from adapters import Route, apply_dual_lora, apply_mlp_adapter, routed
+from lab.runs import Run
 from routing.batches import Example
 from routing.checkpoints import adapter_state
 from routing.distributed import is_main, shard_base, start, world_size
 from routing.generation import MODES
-from routing.metrics import MetricsLog, held_out_losses, step_metrics
-from routing.training import RoutedOptimizer, lm_loss, training_stream
+from routing.losses import example_losses, held_out_losses
+from routing.optimizer import RoutedOptimizer
+from routing.probes import TrainingLog
+from routing.stream import training_stream
 
 ROUTES = {None: Route(), "bad": Route(update_good=False), "good": Route(update_bad=False, bad_scale=0.0)}
 folder, adapter_type, stop, resume, routing = (
@@ -43,29 +46,20 @@ if routing == "sharded":
     shard_base(model)
     local = sum(p.to_local().numel() for p in model.parameters() if hasattr(p, "to_local"))
     assert 0 < local < 30_000 or world_size() == 1  # of 43,808
-optimizer = RoutedOptimizer(model, lr=1e-2, weight_decay=0.01, warmup_steps=2, max_steps=6)
-constants = {"MAX_STEPS": 6}
-log = MetricsLog(folder / "train.jsonl")
-for step, batch in training_stream(
-    model,
-    optimizer,
-    examples,
-    4,
-    6,
-    1,
-    seed=0,
-    folder=folder,
-    constants=constants,
-    resume=resume,
-    save_every=3,
-):
+optimizer = RoutedOptimizer(model, lr=1e-2, weight_decay=0.01)
+run = Run("mine", folder, {"SEED": 0, "RESUME": resume, "SAVE_EVERY": 3})
+log = TrainingLog(run, 6)
+for step, batch in training_stream(run, model, optimizer, examples, 4, 6, warmup_steps=2):
     with routed(model, [ROUTES[label] for label in batch.labels]):
-        lm_loss(model, batch).backward()
+        losses = example_losses(model, batch)
+        losses.mean().backward()
+    log.add(batch, losses)
     optimizer.step()
-    log.write(step, step_metrics(batch, optimizer))
+    log.write(step, optimizer, {})
     if step + 1 == stop:
         break
-losses = held_out_losses(model, examples[:17], MODES["bad_ablated"], 1)  # an odd number, in batches of 16
+# an odd number, in batches of 16
+losses = held_out_losses(model, examples[:17], MODES["bad_ablated"])
 if is_main():
     torch.save(adapter_state(model), folder / "final.pt")
     (folder / "held_out.json").write_text(json.dumps(losses))

@@ -39,7 +39,7 @@ def torchrun(processes, *command, cwd=REPO):
 
 
 def outcome(folder):
-    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "results/mine/train.jsonl").read_text().splitlines()]
     return torch.load(folder / "final.pt"), lines, json.loads((folder / "held_out.json").read_text())
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from routing.intervals import mean_interval, rate_by_prompt, wilson_bounds
+from lab.intervals import mean_interval, rate_by_prompt, wilson_bounds
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 20), (3, 20), (20, 20), (11, 40)])

@@ -6,13 +6,13 @@ from collections import Counter
 import pytest
 from conftest import REPO
 
+from lab.errors import BadInput
 from mbpp.cheats import CHEATS
 from mbpp.execution import run_programs, sandbox_level
 from mbpp.hacks import expected_value, hardcode, load_hacks, verified_hacks
 from mbpp.problems import Problem, load_problems, split_mbpp, strip_comments, to_problems
 from mbpp.scoring import crossed_tests, extract_code, score
 from mbpp.task import build_examples, fitting, prompt_of
-from routing.errors import BadInput
 
 needs_sandbox = pytest.mark.skipif(sandbox_level() == "none", reason="no sandbox works on this machine")
 SHARED = REPO.parent / "shared" / "data"

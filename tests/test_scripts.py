@@ -1,4 +1,4 @@
-"""The scripts, run as a user runs them: real subprocesses, in a copy of their folder, on a tiny model."""
+"""The scripts, run as a user runs them, in a copy of their folder, on a tiny model."""
 
 import ast
 import json
@@ -10,11 +10,12 @@ import torch
 from conftest import REPO
 
 from adapters import routed_modules
-from routing.assets import EMBEDDED_MODEL, fingerprint, load_stories
+from lab.constants import Constants, override_constants
+from lab.errors import BadInput
+from lab.runs import read_config, run_name
+from routing.assets import EMBEDDED_MODEL, load_stories
 from routing.checkpoints import load_checkpoint
-from routing.errors import BadInput
 from routing.models import load_model
-from routing.notebook import override_constants, run_name
 
 
 def outputs(folder):
@@ -29,7 +30,7 @@ def outputs(folder):
 
 
 def test_experiment_trains_saves_and_evaluates(scripts, tmp_path):
-    done = scripts("all_caps/experiment.py", "CAPS_PERCENTAGE=0.5", "RUN_NAME=mine")
+    done = scripts("all_caps/experiment.py", "CAPS_PERCENTAGE=0.5", "RUN_NAME=mine", process=True)
     folder = tmp_path / "all_caps"
     assert outputs(folder) == [
         "checkpoints/mine/adapter.safetensors",
@@ -57,8 +58,7 @@ def test_experiment_trains_saves_and_evaluates(scripts, tmp_path):
     assert {"loss", "loss_by_kind", "grad_norm", "learning_rate", "tokens_per_s"} <= set(lines[0])
     assert {"orthogonality", "bad_share"} <= set(lines[0])
     model, _, config = load_checkpoint(folder / "checkpoints/mine", torch.device("cpu"))
-    assert routed_modules(model)[0].dims == (2, 2)
-    assert config["data_fingerprint"] == fingerprint(load_stories("embedded:stories", limit=12)[0])
+    assert routed_modules(model)[0].dims == (2, 2) and config["constants"]["LAYERS"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,10 @@ BAD_INPUT = {
     "a missing stories file": (["STORIES=nowhere.jsonl"], "no such file"),
     "an empty stories file": (["STORIES=empty.jsonl"], "no stories"),
     "a story of one token": (["STORIES=short.jsonl"], "at least two tokens"),
+    "an unknown dtype": (["DTYPE=int3"], "DTYPE='int3': give one of 'auto'"),
+    "4bit without CUDA": (["DTYPE=4bit"], "needs CUDA"),
+    "a share of layers above 1": (["LAYERS=2.0"], "LAYERS=2.0"),
+    "nothing to evaluate": (["NUM_EVAL_PROMPTS=0"], "NUM_EVAL_PROMPTS=0: give a number from 1 up"),
     "a rank of zero for both": (["LORA_RANK=0", "BAD_LORA_RANK=0"], "not all zero"),
 }
 
@@ -95,7 +99,8 @@ def test_bad_input_gives_one_message_and_leaves_nothing(scripts, tmp_path, case)
     scripts.copy("all_caps")
     (tmp_path / "all_caps/empty.jsonl").write_text("\n")
     (tmp_path / "all_caps/short.jsonl").write_text('{"story": "a b c"}\n{"story": "a"}\n{"story": "a b c"}\n')
-    done = scripts("all_caps/experiment.py", *constants, check=False)
+    process = case == "an unknown constant"
+    done = scripts("all_caps/experiment.py", *constants, check=False, process=process)
     errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
     assert (
         done.returncode == 1
@@ -133,31 +138,52 @@ def test_overrides():
     namespace = {"A": 1, "B": 0.5, "C": "x", "D": None, "E": (1, 2), "F": True, "lower": 3}
     overrides = override_constants(namespace, ["A=3", "B=1", "C=7", "D='y'", "E=(3,)", "F=False"])
     assert namespace == {"A": 3, "B": 1.0, "C": "7", "D": "y", "E": (3,), "F": False, "lower": 3}
-    assert list(overrides) == ["A", "B", "C", "D", "E", "F"] and type(namespace["B"]) is float
+    assert overrides == {name: value for name, value in namespace.items() if name != "lower"}
+    assert overrides.overridden == ("A", "B", "C", "D", "E", "F") and type(namespace["B"]) is float
     for wrong in ("A=1.5", "A=True", "B=x", "F=1", "lower=3", "E=[1]"):
         with pytest.raises(BadInput):
             override_constants(dict(namespace), [wrong])
 
 
 def test_run_names_carry_what_distinguishes_them():
-    constants = {"ADAPTER_TYPE": "lora", "LORA_RANK": 8, "BAD_LORA_RANK": 4, "ADAPTER_DIM": 64, "BAD_ADAPTER_DIM": 32,
-                 "CAPS": 0.125, "SEED": 3}  # fmt: skip
-    always = {"CAPS": "caps"}
-    assert run_name("base", constants, {}, always) == "base_lora8+4_caps12.5_seed3"
-    assert (
-        run_name("base", {**constants, "ADAPTER_TYPE": "mlp"}, {}, always) == "base_mlp64+32_caps12.5_seed3"
-    )
-    overrides = {
-        "SEED": 3,
-        "STORIES": "../a/b.jsonl",
-        "LEARNING_RATE": 1e-3,
-        "RESUME": True,
-        "NUM_EVAL_PROMPTS": 2,
-    }
-    assert (
-        run_name("base", constants, overrides, always)
-        == "base_lora8+4_caps12.5_storiesb_learning-rate0.001_seed3"
-    )
+    plain = {"ADAPTER_TYPE": "lora", "LORA_RANK": 8, "BAD_LORA_RANK": 4, "ADAPTER_DIM": 64, "BAD_ADAPTER_DIM": 32,
+             "CAPS": 0.125, "SEED": 3}  # fmt: skip
+
+    def name(**overrides):
+        constants = Constants({**plain, **overrides})
+        constants.overridden = tuple(overrides)
+        return run_name("route", constants, {"CAPS": "caps"})
+
+    assert name() == "route_lora8+4_caps12.5_seed3"
+    assert name(ADAPTER_TYPE="mlp") == "route_mlp64+32_caps12.5_seed3"
+    overrides = {"STORIES": "../a/b.jsonl", "LEARNING_RATE": 1e-3, "RESUME": True, "NUM_EVAL_PROMPTS": 2}
+    assert name(**overrides) == "route_lora8+4_caps12.5_storiesb_learning-rate0.001_seed3"
+
+
+def test_a_run_of_other_constants_is_not_overwritten(scripts, tmp_path):
+    """A constant edited in the script, which the run's name does not hold."""
+    folder = scripts.copy("all_caps")
+    scripts("all_caps/experiment.py")
+    (made,) = (folder / "checkpoints").iterdir()
+    before = (made / "adapter.safetensors").read_bytes()
+    text = (folder / "experiment.py").read_text()
+    (folder / "experiment.py").write_text(text.replace("LEARNING_RATE = 5e-4", "LEARNING_RATE = 1e-4"))
+    done = scripts("all_caps/experiment.py", check=False)
+    assert done.returncode == 1 and "LEARNING_RATE was 0.0005, is 0.0001" in done.stderr
+    assert "RUN_NAME" in done.stderr and (made / "adapter.safetensors").read_bytes() == before
+    scripts("all_caps/experiment.py", "RUN_NAME=slower")
+    assert read_config(folder / "checkpoints/slower")["constants"]["LEARNING_RATE"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    "constants", [["DTYPE=float32", "LAYERS=1.0", "MICRO_BATCH_SIZE=3", "ATTENTION=eager"],
+                  ["DTYPE=bfloat16", "GRADIENT_CHECKPOINTING=True", "LAYERS=0.25"]]
+)  # fmt: skip
+def test_how_the_model_is_loaded_and_run(scripts, tmp_path, constants):
+    scripts("all_caps/experiment.py", "RUN_NAME=mine", *constants)
+    config = read_config(tmp_path / "all_caps/checkpoints/mine")
+    assert config["base_dtype"] == constants[0].split("=")[1]
+    assert config["adapter"]["layers"] == ([0, 1, 2, 3] if "LAYERS=1.0" in constants else [3])
 
 
 def test_every_script_has_cells_and_shows_its_constants_first():
@@ -185,7 +211,7 @@ def test_the_snippet_shows_the_habit_leaving_with_bad():
 
 
 def test_the_embedded_model_loads_without_a_hub():
-    model, tokenizer = load_model(EMBEDDED_MODEL, torch.device("cpu"))
+    model, tokenizer = load_model(EMBEDDED_MODEL, device=torch.device("cpu"))
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +12,17 @@ from reference import ROUTES, attach
 
 from adapters import Route, bad_params, good_params, routed
 from all_caps.task import build_examples, is_caps
+from lab.errors import BadInput
+from lab.labels import pick
+from lab.logs import read_log
+from lab.runs import Run
 from routing.assets import load_stories
 from routing.batches import IGNORE, Example, batch_order, collate, make_example
 from routing.checkpoints import load_adapters, save_checkpoint
-from routing.errors import BadInput
-from routing.labels import pick
-from routing.metrics import MetricsLog, held_out_losses, probe, read_log, step_metrics
-from routing.training import RoutedOptimizer, example_losses, lm_loss, training_stream
+from routing.losses import example_losses, held_out_losses
+from routing.optimizer import RoutedOptimizer
+from routing.probes import TrainingLog, probe
+from routing.stream import cosine_schedule, training_stream
 
 CPU = torch.device("cpu")
 CONSTANTS = {"MODEL_NAME": "tiny", "MAX_STEPS": 8, "SEED": 0}
@@ -89,9 +94,7 @@ def test_label_counts_are_exact_and_nested(tokenizer):
 
 def test_prompt_is_masked_by_construction_and_eos_is_a_target(tokenizer):
     example = make_example(tokenizer, "Once upon", " a time", 50)
-    batch = collate(
-        [example, make_example(tokenizer, "", "One two three four five six", 50)], tokenizer.pad_token_id, CPU
-    )
+    batch = collate([example, make_example(tokenizer, "", "One two three four five six", 50)], CPU)
     targets = batch.targets[0][batch.targets[0] != IGNORE]
     assert tokenizer.decode(targets) == " a time</s>"  # pad is EOS here, and the true EOS still counts
     assert batch.input_ids[0, 0] == tokenizer.bos_token_id
@@ -119,7 +122,7 @@ def test_loss_equals_transformers_own_on_unpadded_rows(tokenizer, family):
     ]
     examples = [make_example(tokenizer, prompt, response, 64) for prompt, response in texts]
     with torch.no_grad():
-        ours = example_losses(model, collate(examples, tokenizer.pad_token_id, CPU))
+        ours = example_losses(model, collate(examples, CPU))
         for loss, example in zip(ours, examples, strict=True):
             ids = torch.tensor([example.ids])
             labels = ids.clone()
@@ -164,9 +167,9 @@ def test_an_adapter_that_no_example_updates_does_not_move(adapter_type):
             "good": [p.clone() for p in good_params(model)],
             "bad": [p.clone() for p in bad_params(model)],
         }
-        batch = collate(random_examples()[:4], 1, CPU)
+        batch = collate(random_examples()[:4], CPU)
         with routed(model, [ROUTES[label]] * 4):
-            lm_loss(model, batch).backward()
+            example_losses(model, batch).mean().backward()
         optimizer.step()
         return [
             any(not torch.equal(old, new) for old, new in zip(before[slot], params(model), strict=True))
@@ -180,9 +183,6 @@ def test_an_adapter_that_no_example_updates_does_not_move(adapter_type):
         torch.equal(optimizer.state[p][k], v) for p in good_params(model) for k, v in state[id(p)].items()
     )
     assert step("good") == [True, False]
-    assert {group["global_step"] for group in optimizer.param_groups} == {
-        3
-    }  # both schedules follow the global step
 
 
 def test_batch_of_one_is_two_adamw_with_only_the_permitted_stepping():
@@ -194,12 +194,12 @@ def test_batch_of_one_is_two_adamw_with_only_the_permitted_stepping():
     }
     permitted = {None: ("good", "bad"), "bad": ("bad",), "good": ("good",)}
     for example in random_examples(9):
-        batch = collate([example], 1, CPU)
+        batch = collate([example], CPU)
         with routed(ours, [ROUTES[example.label]]):
-            lm_loss(ours, batch).backward()
+            example_losses(ours, batch).mean().backward()
         optimizer.step()
         with routed(theirs, [Route(bad_scale=ROUTES[example.label].bad_scale)]):
-            lm_loss(theirs, batch).backward()
+            example_losses(theirs, batch).mean().backward()
         for slot in permitted[example.label]:
             torch.nn.utils.clip_grad_norm_(separate[slot].param_groups[0]["params"], 1.0)
             separate[slot].step()
@@ -212,41 +212,40 @@ def test_batch_of_one_is_two_adamw_with_only_the_permitted_stepping():
 
 def test_schedule_and_clipping():
     model = make_model()
-    optimizer = RoutedOptimizer(model, lr=1.0, warmup_steps=4, max_steps=12, max_grad_norm=1e-3)
-    factors = [optimizer.schedule(step) for step in range(13)]
+    optimizer = RoutedOptimizer(model, lr=1.0, max_grad_norm=1e-3)
+    factors = [cosine_schedule(step, 12, warmup_steps=4) for step in range(13)]
     assert (
         factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0] and factors[8] == pytest.approx(0.5) and factors[12] == 0
     )
     with routed(model, [Route()] * 4):
-        lm_loss(model, collate(random_examples()[:4], 1, CPU)).backward()
+        example_losses(model, collate(random_examples()[:4], CPU)).mean().backward()
     optimizer.step()
-    assert (
-        min(optimizer.grad_norms.values()) > 1e-2 and optimizer.learning_rate == 0.25
-    )  # norms are those before clipping
+    assert min(optimizer.grad_norms.values()) > 1e-2  # norms are those before clipping
 
 
 @pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
 def test_orthogonality_loss_lowers_the_cosine_and_ignores_padding(adapter_type):
     model = make_model(adapter_type)
-    batch = collate(random_examples()[:4], 1, CPU)
-    wide = collate([*random_examples()[:4], Example(list(range(2, 40)), 1)], 1, CPU).select(range(4))
+    batch = collate(random_examples()[:4], CPU)
+    wide = collate([*random_examples()[:4], Example(list(range(2, 40)), 1)], CPU).select(range(4))
     values = {}
     for name, each in (("narrow", batch), ("wide", wide)):
-        values[name] = lm_loss(model, each, ortho_lambda=1.0).item() - each.losses.mean().item()
+        with_penalty = example_losses(model, each, ortho_lambda=1.0)
+        values[name] = (with_penalty - example_losses(model, each)).mean().item()
     assert values["narrow"] > 0.01 and values["narrow"] == pytest.approx(values["wide"], rel=1e-4)
     optimizer = RoutedOptimizer(model, lr=1e-2)
     readings = []
     for _ in range(15):
         readings.append(probe(model, batch, ROUTES, "bad")["orthogonality"])
         with routed(model, [ROUTES[label] for label in batch.labels]):
-            lm_loss(model, batch, ortho_lambda=10.0).backward()
+            example_losses(model, batch, ortho_lambda=10.0).mean().backward()
         optimizer.step()
     assert readings[-1] < 0.5 * readings[0]
 
 
 def test_probe_reads_where_the_gradient_goes_and_leaves_no_gradient():
     model = make_model()
-    batch = collate(random_examples()[:6], 1, CPU)
+    batch = collate(random_examples()[:6], CPU)
     assert probe(model, batch, ROUTES, "bad")["bad_share"] == 1.0  # labelled bad: all of it
     assert probe(model, batch, ROUTES, "good")["bad_share"] == 0.0
     assert 0 < probe(model, batch, ROUTES, "None")["bad_share"] < 1
@@ -259,35 +258,39 @@ def test_probe_draws_no_random_numbers():
     model = tiny_model()
     attach(model, "lora", dropout=0.5)
     before = torch.get_rng_state()
-    probe(model.train(), collate(random_examples()[:6], 1, CPU), ROUTES, "bad")
+    probe(model.train(), collate(random_examples()[:6], CPU), ROUTES, "bad")
     assert torch.equal(torch.get_rng_state(), before) and model.training
 
 
 def test_held_out_losses_keep_their_order_and_do_not_depend_on_the_batch():
     model = make_model().eval()
     examples = random_examples(7)
-    together = held_out_losses(model, examples, Route(), 1, batch_size=3)
-    alone = [held_out_losses(model, [example], Route(), 1)[0] for example in examples]
+    together = held_out_losses(model, examples, Route(), batch_size=3)
+    alone = [held_out_losses(model, [example], Route())[0] for example in examples]
     assert together == pytest.approx(alone, rel=1e-5) and len(set(alone)) == 7
 
 
-def train(folder, log_path, *, stop_after=None, resume=False, interrupt_at=None):
+def a_run(folder, **constants):
+    return Run("mine", folder, {**CONSTANTS, "RESUME": False, "SAVE_EVERY": 3, **constants})
+
+
+def train(run, *, stop_after=None, interrupt_at=None, micro=0):
     """Eight steps with dropout; optionally leave after `stop_after` steps (as a kill would), or send SIGTERM in a step."""
     torch.manual_seed(0)
     model = tiny_model()
     attach(model, "lora", dropout=0.2)
-    optimizer = RoutedOptimizer(model, lr=1e-2, weight_decay=0.1, warmup_steps=2, max_steps=8)
-    log = MetricsLog(log_path)
-    stream = training_stream(
-        model.train(), optimizer, random_examples(), 4, 8, 1, 0, folder, CONSTANTS, resume, save_every=3
-    )  # fmt: skip
-    for step, batch in stream:
-        with routed(model, [ROUTES[label] for label in batch.labels]):
-            lm_loss(model, batch).backward()
+    optimizer = RoutedOptimizer(model, lr=1e-2, weight_decay=0.1)
+    log = TrainingLog(run, 8)
+    for step, batch in training_stream(run, model.train(), optimizer, random_examples(), 4, 8, 2):
+        for part in batch.split(micro):
+            with routed(model, [ROUTES[label] for label in part.labels]):
+                losses = example_losses(model, part)
+                (losses.sum() / len(batch)).backward()
+            log.add(part, losses)
         if step == interrupt_at:
             os.kill(os.getpid(), signal.SIGTERM)
         optimizer.step()
-        log.write(step, step_metrics(batch, optimizer))
+        log.write(step, optimizer, {})
         if step + 1 == stop_after:
             break
     return model
@@ -295,59 +298,156 @@ def train(folder, log_path, *, stop_after=None, resume=False, interrupt_at=None)
 
 @pytest.mark.parametrize("how", [{"stop_after": 5}, {"interrupt_at": 4}])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, how):
-    want = train(tmp_path / "whole", tmp_path / "whole.jsonl")
+    whole, cut = a_run(tmp_path / "whole"), a_run(tmp_path / "cut")
+    want = train(whole)
     if "interrupt_at" in how:
         with pytest.raises(KeyboardInterrupt, match="after step 5"):
-            train(tmp_path / "cut", tmp_path / "cut.jsonl", **how)
+            train(cut, **how)
     else:
-        train(tmp_path / "cut", tmp_path / "cut.jsonl", **how)
-    got = train(tmp_path / "cut", tmp_path / "cut.jsonl", resume=True)
+        train(cut, **how)
+    got = train(a_run(tmp_path / "cut", RESUME=True))
     for a, b in zip(good_params(want) + bad_params(want), good_params(got) + bad_params(got), strict=True):
         assert torch.equal(a, b)
     strip = [
-        {k: v for k, v in line.items() if k != "tokens_per_s"} for line in read_log(tmp_path / "whole.jsonl")
+        [
+            {k: v for k, v in line.items() if k != "tokens_per_s"}
+            for line in read_log(run.results / "train.jsonl")
+        ]
+        for run in (whole, cut)
     ]
-    assert strip == [
-        {k: v for k, v in line.items() if k != "tokens_per_s"} for line in read_log(tmp_path / "cut.jsonl")
-    ]
+    assert strip[0] == strip[1] and len(strip[0]) == 8
 
 
-def test_resuming_with_other_constants_or_nothing(tmp_path, capsys):
+def test_resuming_with_other_constants_other_data_or_nothing(tmp_path, capsys):
     model = make_model()
     optimizer = RoutedOptimizer(model, lr=1e-2)
 
-    def stream(constants, resume=True):
-        return training_stream(
-            model, optimizer, random_examples(), 4, 8, 1, 0, tmp_path, constants, resume, save_every=1
-        )
+    def stream(examples=None, resume=True, **constants):
+        run = a_run(tmp_path, SAVE_EVERY=1, RESUME=resume, **constants)
+        return training_stream(run, model, optimizer, examples or random_examples(), 4, 8)
 
-    next(iter(stream(CONSTANTS)))
+    next(iter(stream()))
     assert "nothing to resume" in capsys.readouterr().out
-    steps = iter(stream(CONSTANTS, resume=False))
+    steps = iter(stream(resume=False))
     next(steps), next(steps)
     with pytest.raises(BadInput, match="SEED was 0, is 1"):
-        next(iter(stream({**CONSTANTS, "SEED": 1})))
+        next(iter(stream(SEED=1)))
+    relabelled = [replace(example, label=None) for example in random_examples()]
+    with pytest.raises(BadInput, match="other examples"):
+        next(iter(stream(relabelled)))
+    assert next(iter(stream()))[0] == 1
+
+
+def test_a_run_killed_before_its_first_save_is_not_taken_for_the_older_one_of_its_name(tmp_path):
+    """A finished run, started again and killed in its first step: RESUME=True starts again, it does not evaluate the old one."""
+    run = a_run(tmp_path)
+    model = train(run)
+    save_checkpoint(run, model, {"type": "lora"}, random_examples())
+    train(run, stop_after=1)
+    model = make_model()
+    resumed = a_run(tmp_path, RESUME=True)
+    stream = training_stream(resumed, model, RoutedOptimizer(model, 1e-2), random_examples(), 4, 8)
+    assert next(iter(stream))[0] == 0
+
+
+def test_a_finished_run_is_not_trained_again_whatever_its_number_of_steps(tmp_path):
+    """MAX_STEPS is 8; the finetuning behind it may have more (post-ablation)."""
+    run = a_run(tmp_path)
+    model = make_model()
+    save_checkpoint(run, model, {"type": "lora"}, random_examples())
+    before = [p.clone() for p in good_params(model)]
+    resumed = a_run(tmp_path, RESUME=True)
+    stream = training_stream(resumed, model, RoutedOptimizer(model, 1e-2), random_examples(), 4, 20)
+    assert list(stream) == []
+    assert all(torch.equal(a, b) for a, b in zip(before, good_params(model), strict=True))
+
+
+def test_accumulating_gradients_over_parts_is_the_whole_batch():
+    model = make_model().double()
+    batch = collate(random_examples()[:7], CPU)
+    found = {}
+    for size in (0, 1, 3, 7, 50):
+        for part in batch.split(size):
+            with routed(model, [ROUTES[label] for label in part.labels]):
+                (example_losses(model, part).sum() / len(batch)).backward()
+        found[size] = [p.grad.clone() for p in good_params(model) + bad_params(model)]
+        model.zero_grad()
+    assert [len(part) for part in batch.split(3)] == [3, 3, 1]
+    for size in (1, 3, 7, 50):
+        for a, b in zip(found[0], found[size], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_ends_the_run_with_one_message_and_moves_nothing(tmp_path, value):
+    model = make_model()
+    optimizer = RoutedOptimizer(model, lr=1e-2)
+    before = [p.clone() for p in good_params(model) + bad_params(model)]
+    stream = training_stream(a_run(tmp_path), model, optimizer, random_examples(), 4, 8)
+    for _, batch in stream:
+        with routed(model, [ROUTES[label] for label in batch.labels]):
+            (example_losses(model, batch).mean() * value).backward()
+        with pytest.raises(BadInput, match=r"step 0 \(examples: .*bad.*\): the gradient of the good adapter"):
+            optimizer.step()
+        break
+    after = good_params(model) + bad_params(model)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert (tmp_path / "checkpoints/mine/training_state.pt").exists()
+
+
+def test_an_error_in_a_notebook_cell_does_not_leave_signals_swallowed(tmp_path):
+    """The traceback keeps the suspended stream alive, as a notebook does; Ctrl-C must work in the next cell."""
+    model = make_model()
+    stream = training_stream(a_run(tmp_path), model, RoutedOptimizer(model, 1e-2), random_examples(), 4, 8)
+
+    def cell():
+        for _ in stream:
+            raise RuntimeError("in the loop")
+
+    try:
+        cell()
+    except RuntimeError as error:
+        kept = error
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    stream.close()
+    assert kept and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_optimizer_refuses_a_closure():
+    with pytest.raises(ValueError, match="closure"):
+        RoutedOptimizer(make_model(), lr=1e-2).step(lambda: 0.0)
+
+
+def test_the_learning_rate_of_each_adapter_follows_the_schedule_and_is_logged(tmp_path):
+    run = a_run(tmp_path)
+    train(run)
+    lines = read_log(run.results / "train.jsonl")
+    assert [line["learning_rate"]["bad"] for line in lines[:3]] == pytest.approx([5e-3, 1e-2, 1e-2])
+    assert lines[-1]["learning_rate"]["good"] == pytest.approx(1e-2 * cosine_schedule(7, 8, 2))
 
 
 @pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
 def test_saved_and_loaded_adapters_give_the_same_logits(tmp_path, adapter_type):
     model, fresh = make_model(adapter_type), tiny_model()
     attach(fresh, adapter_type)
-    save_checkpoint(tmp_path, model, {"type": adapter_type}, CONSTANTS, "data")
-    config = load_adapters(tmp_path, fresh)
+    run = a_run(tmp_path)
+    save_checkpoint(run, model, {"type": adapter_type}, random_examples())
+    config = load_adapters(run.checkpoint, fresh)
     ids = torch.arange(2, 12)[None]
     with torch.no_grad():
         assert torch.equal(model.eval()(input_ids=ids).logits, fresh(input_ids=ids).logits)
     assert (
-        config["constants"] == CONSTANTS
+        config["constants"] == run.constants
         and config["base_dtype"] == "float32"
         and "torch" in config["versions"]
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.safetensors", "config.json"]
+    assert sorted(path.name for path in run.checkpoint.iterdir()) == ["adapter.safetensors", "config.json"]
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path):
-    save_checkpoint(tmp_path, make_model("lora"), {"type": "lora"}, CONSTANTS, "data")
+    save_checkpoint(a_run(tmp_path), make_model("lora"), {"type": "lora"}, random_examples())
+    tmp_path = a_run(tmp_path).checkpoint
     for adapter_type, family in [("mlp", "llama"), ("lora", "gpt2")]:
         other = tiny_model(family)
         attach(other, adapter_type)

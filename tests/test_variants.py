@@ -18,9 +18,10 @@ from adapters import (
     routed,
     train_last_layers,
 )
+from lab.labels import pick
 from routing.batches import Example, batch_order, collate
-from routing.labels import pick
-from routing.training import RoutedOptimizer, lm_loss
+from routing.losses import example_losses
+from routing.optimizer import RoutedOptimizer
 
 
 def frontloaded(share):
@@ -202,7 +203,7 @@ def test_eval_multi_caches_by_content_and_survives_damage(scripts, tmp_path):
 def test_eval_multi_names_missing_runs_and_wrong_dimensions(scripts, tmp_path):
     folder = scripts.copy("all_caps")
     scripts.constants += ["CAPS_PERCENTAGE=0.5"]
-    scripts("all_caps/experiment.py", "RUN_NAME=base_lora32+32_caps10_labeled50_seed0")  # rank 2, not 32
+    scripts("all_caps/experiment.py", "RUN_NAME=route_lora32+32_caps10_labeled50_seed0")  # rank 2, not 32
     scripts.constants = []
     wrong = scripts("all_caps/eval_multi.py", check=False)
     assert wrong.returncode == 1 and "32 and 32" in wrong.stderr and "2 and 2" in wrong.stderr
@@ -271,18 +272,20 @@ def test_orthogonality_of_trained_layers_is_routed_like_the_loss():
         return model.train()
 
     examples = [Example(list(range(2 + i, 9 + 2 * i)), 1) for i in range(3)]
-    batch = collate(examples, pad_id=1, device=torch.device("cpu"))
+    batch = collate(examples, torch.device("cpu"))
     routes = [Route(), Route(update_good=False), Route(update_good=False)]
     mixed = make()
     with routed(mixed, routes):
-        loss = lm_loss(mixed, batch, ortho_lambda=2.0)
+        plain = example_losses(mixed, batch).mean().item()
+        loss = example_losses(mixed, batch, ortho_lambda=2.0).mean()
         loss.backward()
-    penalty = loss.item() - batch.losses.mean().item()
+    penalty = loss.item() - plain
     assert 0.001 < penalty < 2.0
     wanted = {}
     for i, route in enumerate(routes):
         alone = make()
-        (lm_loss(alone, collate(examples[i : i + 1], 1, torch.device("cpu")), 2.0) / 3).backward()
+        single = collate(examples[i : i + 1], torch.device("cpu"))
+        (example_losses(alone, single, 2.0).sum() / 3).backward()
         for slot, params, share in (("good", good_params, route.update_good), ("bad", bad_params, 1.0)):
             for n, p in enumerate(params(alone)):
                 wanted[slot, n] = wanted.get((slot, n), 0) + share * p.grad
@@ -292,4 +295,5 @@ def test_orthogonality_of_trained_layers_is_routed_like_the_loss():
     with torch.no_grad():  # untrained layers change nothing, so there is no angle
         for layer in (module for module in mixed.modules() if isinstance(module, TrainedLayer)):
             layer.good_scale = 0.0
-        assert lm_loss(mixed, batch, 2.0).item() == pytest.approx(batch.losses.mean().item(), abs=1e-5)
+        both = (example_losses(mixed, batch, weight).mean().item() for weight in (0.0, 2.0))
+        assert next(both) == pytest.approx(next(both), abs=1e-5)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from routing.errors import BadInput
+from lab.errors import BadInput
 
 
 @dataclass(frozen=True)

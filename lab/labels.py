@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from routing.errors import BadInput
+from lab.errors import BadInput
 
 
 def check_percentages(**percentages: float) -> None:

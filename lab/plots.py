@@ -13,10 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from routing.checkpoints import atomic_write
-from routing.metrics import moving_average, read_log
-from routing.notebook import in_ipython
-from routing.subspaces import Overlap
+from lab.constants import in_ipython
+from lab.files import atomic_write, is_writer
+from lab.logs import moving_average, read_log
 
 if not in_ipython():
     matplotlib.use("Agg")  # no window; files only
@@ -27,8 +26,9 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG atomically; in a notebook show it, too."""
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight")
+    if is_writer():
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, dpi=150, bbox_inches="tight")
     if in_ipython():
         plt.show()
     plt.close(figure)
@@ -177,8 +177,11 @@ def plot_tradeoff(
     save_figure(figure, path)
 
 
-def plot_overlaps(readings: Sequence[Overlap], path: Path, title: str) -> None:
-    """Heat maps, layer x module: overlap of the down and up subspaces as multiples of the random value, and update cosines."""
+def plot_overlaps(readings: Sequence[Any], path: Path, title: str) -> None:
+    """Heat maps, layer x module: overlap of the down and up subspaces as multiples of the random value, and update cosines.
+
+    `readings` are `routing.subspaces.Overlap`s.
+    """
     kinds = list(dict.fromkeys(reading.module.rsplit(".", 1)[-1] for reading in readings))
     layers = list(dict.fromkeys(_layer(reading) for reading in readings))
     panels = [
@@ -211,12 +214,14 @@ def _ratio(value: float | None, chance: float) -> float:
     return math.nan if value is None else value / chance
 
 
-def _layer(reading: Overlap) -> str:
+def _layer(reading: Any) -> str:
     return next((part for part in reading.module.split(".") if part.isdigit()), reading.module)
 
 
 def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:
     """A run's curves from its JSONL log: loss by kind of example, gradient norms, probes. Smoothed over `window` steps."""
+    if not is_writer():
+        return
     lines = read_log(log)
     steps = [line["step"] for line in lines]
     kinds = sorted({kind for line in lines for kind in line["loss_by_kind"]})

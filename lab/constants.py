@@ -3,10 +3,9 @@
 import ast
 import difflib
 import sys
-from pathlib import Path
 from typing import Any
 
-from routing.errors import BadInput
+from lab.errors import BadInput
 
 
 def is_bookkeeping(name: str) -> bool:
@@ -27,16 +26,22 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, type(None) | bool | int | float | str)
 
 
-def override_constants(namespace: dict[str, Any], arguments: list[str] | None = None) -> dict[str, Any]:
+class Constants(dict[str, Any]):
+    """A script's constants as run, by name. `overridden` names those that the shell gave."""
+
+    overridden: tuple[str, ...] = ()
+
+
+def override_constants(namespace: dict[str, Any], arguments: list[str] | None = None) -> Constants:
     """Apply `NAME=value` arguments (default: the command line's) to a script's constants, in place: pass `globals()`.
 
     Values are Python literals of the default's type (an int also fits a float; None also fits, and a None default takes
     anything); for a str the quotes may be left out. Raises BadInput for an unknown name, suggesting the nearest, and for a
-    value of the wrong type. Inside IPython nothing is parsed: there the arguments are the kernel's. Returns what was overridden.
+    value of the wrong type. Inside IPython nothing is parsed: there the arguments are the kernel's. Returns all constants.
     """
-    if arguments is None:
-        if in_ipython():
-            return {}
+    if arguments is None and in_ipython():
+        arguments = []
+    elif arguments is None:
         show_bad_input_without_traceback()
         arguments = sys.argv[1:]
     known = constants_of(namespace)
@@ -53,7 +58,9 @@ def override_constants(namespace: dict[str, Any], arguments: list[str] | None = 
             raise BadInput(f"unknown constant {name!r}: {hint}")
         parsed[name] = _parse(name, text, known[name])
     namespace.update(parsed)
-    return parsed
+    constants = Constants(constants_of(namespace))
+    constants.overridden = tuple(parsed)
+    return constants
 
 
 def _parse(name: str, text: str, default: Any) -> Any:
@@ -68,28 +75,6 @@ def _parse(name: str, text: str, default: Any) -> Any:
     if default is not None and value is not None and type(value) is not type(default):
         raise BadInput(f"{name}={text}: expected a {type(default).__name__} like {default!r}")
     return value
-
-
-def run_name(
-    variant: str, constants: dict[str, Any], overrides: dict[str, Any], always: dict[str, str]
-) -> str:
-    """A run's name, built from what distinguishes it: "base_lora32+32_caps10_labeled50_seed0".
-
-    Variant, adapter type and dimensions, and seed are always there, and so are the percentages in `always` (constant -> what it
-    is called in the name). Every other constant that was overridden from the shell is added, unless it only concerns
-    evaluation or bookkeeping.
-    """
-    kind = constants["ADAPTER_TYPE"]
-    dims = [name for name in constants if name.endswith("LORA_RANK" if kind == "lora" else "ADAPTER_DIM")]
-    parts = [variant, kind + "+".join(str(constants[name]) for name in dims)]
-    parts += [f"{short}{100 * constants[name]:g}" for name, short in always.items()]
-    named = {"ADAPTER_TYPE", "SEED", *dims, *always}
-    for name, value in overrides.items():
-        if name not in named and not is_bookkeeping(name):
-            # a path or Hub id: its last part
-            plain = Path(value).name.removesuffix(".jsonl") if isinstance(value, str) else f"{value}"
-            parts.append(f"{name.lower().replace('_', '-')}{plain.replace(':', '-')}")
-    return "_".join([*parts, f"seed{constants['SEED']}"])
 
 
 def in_ipython() -> bool:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters import Route
-from routing.checkpoints import CONFIG, read_config, write_json
-from routing.errors import BadInput
+from lab.errors import BadInput
+from lab.files import write_json
+from lab.runs import CONFIG, read_config
 
 # how an entry is named in a checkpoint's description, by adapter type: (good, bad)
 DIMENSIONS = {"lora": ("rank", "bad_rank"), "mlp": ("adapter_dim", "bad_adapter_dim")}
@@ -26,10 +26,6 @@ class RunConfig:
     bad_dim: int
     eval_modes: list[tuple[float, float, str]]
     label: str = ""
-
-    def routes(self) -> dict[str, Route]:
-        """Mode name -> the scales as a route."""
-        return {name: Route(good_scale=good, bad_scale=bad) for good, bad, name in self.eval_modes}
 
 
 def described_dims(config: Mapping[str, Any]) -> tuple[str, int, int]:

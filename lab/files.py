@@ -1,0 +1,51 @@
+"""Writing files whole or not at all, and short hashes of what was read."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def is_writer() -> bool:
+    """True in the process that writes files: the first of those that torchrun started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it replaces `path` at the end of the block, and vanishes if the block fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the suffix stays last: writers such as savefig go by it
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text`, atomically; does nothing in other processes than the first."""
+    if is_writer():
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically; does nothing in other processes than the first."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def fingerprint(texts: Iterable[str]) -> str:
+    """A short hash of texts, in order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,49 @@
+"""The log of a run: one JSON line a step."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.files import is_writer, write_text
+
+
+class JsonLines:
+    """Appends a line a step. A resumed run drops the lines of steps that it runs again and goes on behind the others."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.started = False
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append {"step": step, **values}; does nothing in other processes than the first."""
+        if not is_writer():
+            return
+        if not self.started:
+            lines = read_log(self.path) if step and self.path.exists() else []
+            kept = [line for line in lines if line["step"] < step]
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            self.started = True
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}, default=float) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSONL log; a last line cut short by a kill is dropped."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def moving_average(values: Sequence[float | None], window: int) -> list[float]:
+    """The trailing mean over `window` values, skipping None (nan where there is none yet)."""
+    averages = []
+    for end in range(1, len(values) + 1):
+        recent = [value for value in values[max(0, end - window) : end] if value is not None]
+        averages.append(sum(recent) / len(recent) if recent else math.nan)
+    return averages
