@@ -48,10 +48,12 @@ HERE = Path(__file__).parent
 import torch
 
 from adapters import Route, routed
-from all_caps.task import NAME_PARTS, PANELS, build_examples, evaluate, format_table
-from routing.assets import fingerprint, load_stories
+from all_caps.stories import load_stories, to_examples
+from all_caps.task import NAME_PARTS, PANELS, evaluate, format_table
+from routing.assets import fingerprint
 from routing.checkpoints import save_checkpoint, write_json
 from routing.generation import MODES
+from routing.labels import pick
 from routing.metrics import MetricsLog, probe, step_metrics
 from routing.models import attach_adapters, load_model
 from routing.plots import plot_modes, plot_training
@@ -70,10 +72,10 @@ adapter = attach_adapters(
 )
 
 # %% Data: which example shows the behaviour, and which of those are labelled
-train_stories, test_stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE)
-examples = build_examples(
-    train_stories, tokenizer, MAX_SEQ_LENGTH, CAPS_PERCENTAGE, LABELED_BAD_PERCENTAGE, SEED
-)
+stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE)
+caps = pick(range(len(stories.train)), CAPS_PERCENTAGE, SEED, "CAPS_PERCENTAGE")
+bad = pick(caps, LABELED_BAD_PERCENTAGE, SEED, "LABELED_BAD_PERCENTAGE")
+examples = to_examples(stories.train, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels={"bad": bad})
 
 # %% Routing: label -> which adapters learn from an example, and which are active
 ROUTES = {
@@ -106,14 +108,14 @@ for step, batch in stream:
     probes = probe(model, batch, ROUTES, "caps_unlabeled") if PROBE_EVERY and step % PROBE_EVERY == 0 else {}
     log.write(step, step_metrics(batch, optimizer) | probes)
 model.eval()
-save_checkpoint(checkpoint, model, adapter, CONSTANTS, fingerprint(train_stories))
+save_checkpoint(checkpoint, model, adapter, CONSTANTS, fingerprint(story.text for story in stories.train))
 plot_training(log.path, HERE / "plots" / f"{run}_training.png", run)
 
 # %% Evaluation: each adapter ablated, on held-out stories
 modes = evaluate(
     model,
     tokenizer,
-    test_stories,
+    stories.test,
     MODES,
     num_prompts=NUM_EVAL_PROMPTS,
     max_new_tokens=EVAL_NEW_TOKENS,

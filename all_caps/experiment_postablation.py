@@ -51,10 +51,12 @@ HERE = Path(__file__).parent
 import torch
 
 from adapters import Route, routed
-from all_caps.task import NAME_PARTS, PANELS, build_examples, evaluate, format_table
-from routing.assets import fingerprint, load_stories
+from all_caps.stories import load_stories, to_examples
+from all_caps.task import NAME_PARTS, PANELS, evaluate, format_table
+from routing.assets import fingerprint
 from routing.checkpoints import save_checkpoint, write_json
 from routing.generation import MODES
+from routing.labels import pick
 from routing.metrics import MetricsLog, probe, step_metrics
 from routing.models import attach_adapters, load_model
 from routing.plots import plot_modes, plot_training
@@ -74,12 +76,12 @@ adapter = attach_adapters(
 )
 
 # %% Data: which example shows the behaviour, and which of those are labelled
-train_stories, test_stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE + FINETUNE_NUM_EXAMPLES)
-cut = max(0, len(train_stories) - FINETUNE_NUM_EXAMPLES)
-train_stories, good_stories = train_stories[:cut], train_stories[cut:]
-examples = build_examples(
-    train_stories, tokenizer, MAX_SEQ_LENGTH, CAPS_PERCENTAGE, LABELED_BAD_PERCENTAGE, SEED
-)
+stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE + FINETUNE_NUM_EXAMPLES)
+cut = max(0, len(stories.train) - FINETUNE_NUM_EXAMPLES)
+train_stories, good_stories = stories.train[:cut], stories.train[cut:]
+caps = pick(range(len(train_stories)), CAPS_PERCENTAGE, SEED, "CAPS_PERCENTAGE")
+bad = pick(caps, LABELED_BAD_PERCENTAGE, SEED, "LABELED_BAD_PERCENTAGE")
+examples = to_examples(train_stories, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels={"bad": bad})
 
 # %% Routing: label -> which adapters learn from an example, and which are active
 ROUTES = {
@@ -111,11 +113,11 @@ for step, batch in stream:
     optimizer.step()  # an adapter that no example in the batch may update does not move at all
     probes = probe(model, batch, ROUTES, "caps_unlabeled") if PROBE_EVERY and step % PROBE_EVERY == 0 else {}
     log.write(step, step_metrics(batch, optimizer) | probes)
-save_checkpoint(before, model, adapter, CONSTANTS, fingerprint(train_stories))
+save_checkpoint(before, model, adapter, CONSTANTS, fingerprint(story.text for story in train_stories))
 
 # %% Post-ablation: bad is switched off, and good learns from stories that are known to be good
 GOOD = Route(update_bad=False, bad_scale=0.0)
-good_examples = build_examples(good_stories, tokenizer, MAX_SEQ_LENGTH, 0.0, 0.0, SEED)
+good_examples = to_examples(good_stories, tokenizer, MAX_SEQ_LENGTH, in_caps=[], labels={})
 finetune_steps = math.ceil(FINETUNE_NUM_EXAMPLES / BATCH_SIZE)
 optimizer = RoutedOptimizer(model, FINETUNE_LEARNING_RATE, WEIGHT_DECAY, max_steps=finetune_steps)
 stream = training_stream(
@@ -143,7 +145,7 @@ plot_training(log.path, HERE / "plots" / f"{run}_training.png", run)
 modes = evaluate(
     model,
     tokenizer,
-    test_stories,
+    stories.test,
     MODES,
     num_prompts=NUM_EVAL_PROMPTS,
     max_new_tokens=EVAL_NEW_TOKENS,

@@ -10,7 +10,8 @@ import torch
 from conftest import REPO
 
 from adapters import routed_modules
-from routing.assets import EMBEDDED_MODEL, fingerprint, load_stories
+from all_caps.stories import load_stories
+from routing.assets import EMBEDDED_MODEL, fingerprint
 from routing.checkpoints import load_checkpoint
 from routing.errors import BadInput
 from routing.models import load_model
@@ -58,17 +59,18 @@ def test_experiment_trains_saves_and_evaluates(scripts, tmp_path):
     assert {"orthogonality", "bad_share"} <= set(lines[0])
     model, _, config = load_checkpoint(folder / "checkpoints/mine", torch.device("cpu"))
     assert routed_modules(model)[0].dims == (2, 2)
-    assert config["data_fingerprint"] == fingerprint(load_stories("embedded:stories", limit=12)[0])
+    trained_on = load_stories("embedded:stories", limit=12).train
+    assert config["data_fingerprint"] == fingerprint(story.text for story in trained_on)
 
 
 @pytest.mark.parametrize(
     "constants", [["ADAPTER_TYPE=mlp", "ORTHO_LAMBDA=0.1"], ["STORIES=stories.jsonl", "LORA_DROPOUT=0.1"]]
 )
 def test_experiment_with_other_constants(scripts, tmp_path, constants):
-    stories = load_stories("embedded:stories", limit=10)[0]
+    stories = load_stories("embedded:stories", limit=10).train
     scripts.copy("all_caps")
     (tmp_path / "all_caps/stories.jsonl").write_text(
-        "".join(json.dumps({"story": story}) + "\n" for story in stories)
+        "".join(json.dumps({"story": story.text}) + "\n" for story in stories)
     )
     scripts("all_caps/experiment.py", *constants)
     assert len(outputs(tmp_path / "all_caps")) == 6
@@ -94,7 +96,7 @@ def test_bad_input_gives_one_message_and_leaves_nothing(scripts, tmp_path, case)
     constants, message = BAD_INPUT[case]
     scripts.copy("all_caps")
     (tmp_path / "all_caps/empty.jsonl").write_text("\n")
-    (tmp_path / "all_caps/short.jsonl").write_text('{"story": "a b c"}\n{"story": "a"}\n{"story": "a b c"}\n')
+    (tmp_path / "all_caps/short.jsonl").write_text('{"story": "a"}\n{"story": "a b c"}\n{"story": "c b a"}\n')
     done = scripts("all_caps/experiment.py", *constants, check=False)
     errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
     assert (
