@@ -17,10 +17,9 @@ override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Weights: subspaces and effective updates
-from all_caps.task import to_caps
+from all_caps.stories import load_stories, to_caps
 from lab.files import write_json
 from lab.plots import plot_overlaps
-from routing.assets import load_stories
 from routing.batches import collate, make_example
 from routing.checkpoints import load_checkpoint
 from routing.probes import output_orthogonality
@@ -32,11 +31,11 @@ readings = overlaps(model)
 print(format_overlaps(readings))
 
 # %% Outputs on held-out stories
-stories = load_stories(STORIES, limit=NUM_STORIES)[1]
+stories = [story.text for story in load_stories(STORIES, limit=0).test[:NUM_STORIES]]
 outputs = {}
 for kind, texts in {"normal": stories, "caps": [to_caps(story) for story in stories]}.items():
     examples = [make_example(tokenizer, "", text, MAX_SEQ_LENGTH) for text in texts]
-    batch = collate(examples, model.device)
+    batch = collate(examples, tokenizer.pad_token_id, model.device)
     outputs[kind] = output_orthogonality(model, batch)
     with random_weights(model):
         outputs[f"{kind}_random"] = output_orthogonality(model, batch)

@@ -17,15 +17,16 @@ override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Samples
-from all_caps.task import prefix_of, show_samples, to_caps
+from all_caps.scoring import prefix_of
+from all_caps.stories import load_stories, to_caps
+from all_caps.task import show_samples
 from lab.files import write_json
-from routing.assets import load_stories
 from routing.checkpoints import load_checkpoint
 from routing.generation import MODES, sample_modes
 
 checkpoint = HERE / CHECKPOINT
 model, tokenizer, _ = load_checkpoint(checkpoint)
-prefixes = [prefix_of(story) for story in load_stories(STORIES, limit=NUM_PROMPTS)[1]]
+prefixes = [prefix_of(story.text) for story in load_stories(STORIES, limit=0).test[:NUM_PROMPTS]]
 prompts = [prompt for prefix in prefixes for prompt in (to_caps(prefix), prefix)]
 modes = {mode: MODES[mode] for mode in MODES_SHOWN}
 completions = sample_modes(model, tokenizer, prompts, modes, MAX_NEW_TOKENS, TEMPERATURE, SEED)

@@ -16,7 +16,8 @@ override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Samples and rates
-from all_caps.task import caps_rate, show_samples
+from all_caps.scoring import caps_rate
+from all_caps.task import show_samples
 from lab.files import write_json
 from routing.checkpoints import load_checkpoint
 from routing.generation import MODES, sample_modes

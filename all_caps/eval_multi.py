@@ -49,15 +49,16 @@ CONSTANTS = constants_of(globals())
 HERE = Path(__file__).parent
 
 # %% Setup
-from all_caps.task import PANELS, PREFIX_WORDS, evaluate, format_table
+from all_caps.scoring import PREFIX_WORDS
+from all_caps.stories import load_stories
+from all_caps.task import PANELS, evaluate, format_table
 from lab.files import fingerprint
 from lab.plots import plot_comparison
 from lab.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
-from routing.assets import load_stories
 from routing.checkpoints import load_checkpoint
-from routing.generation import MODES, routes_of
+from routing.generation import MODES
 
-stories = load_stories(STORIES, limit=NUM_PROMPTS)[1]
+stories = load_stories(STORIES, limit=0).test[:NUM_PROMPTS]
 runs = [run_config_of(HERE / "checkpoints" / name, EVAL_MODES) for name in RUN_NAMES] if RUN_NAMES else RUNS
 check_names(runs)
 cache = ResultsCache(HERE / "results" / f"{OUTPUT}_results.json")
@@ -73,8 +74,8 @@ for run in runs:
         missing.append(run.name)
         continue
     check_run(run, checkpoint)
-    modes = {**routes_of(run.eval_modes), "base": MODES["base"]}
-    key = cache_key(checkpoint, run.eval_modes, evaluation, fingerprint(stories))
+    modes = {**run.routes(), "base": MODES["base"]}
+    key = cache_key(checkpoint, run.eval_modes, evaluation, fingerprint(story.text for story in stories))
     result = cache.get(run.name, key)
     if result is None:
         model, tokenizer, _ = load_checkpoint(checkpoint)

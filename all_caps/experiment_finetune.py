@@ -30,6 +30,7 @@ RUN_NAME = ""  # empty: built from what distinguishes the run
 RESUME = False  # go on from where an interrupted run stopped
 SAVE_EVERY = 50  # steps between checkpoints to resume from
 PROBE_EVERY = 10  # steps between readings of orthogonality and of where unlabelled gradients go; 0 for none
+EVAL_SPLIT = "validation"  # what is chosen is chosen here; "test" for what is published
 NUM_EVAL_PROMPTS = 40
 EVAL_NEW_TOKENS = 24
 EVAL_TEMPERATURE = 0.7
@@ -44,13 +45,15 @@ CONSTANTS = override_constants(globals())
 
 # %% Setup
 import torch
+from lab.tables import format_table
 
 from adapters import Route, routed
-from all_caps.task import NAME_PARTS, PANELS, build_examples, evaluate, format_table
+from all_caps.stories import load_stories, to_examples
+from all_caps.task import COLUMNS, NAME_PARTS, evaluate
 from lab.files import write_json
+from lab.labels import pick
 from lab.plots import plot_modes, plot_training
 from lab.runs import open_run
-from routing.assets import load_stories
 from routing.checkpoints import save_checkpoint
 from routing.generation import MODES
 from routing.losses import example_losses
@@ -72,10 +75,11 @@ adapter = attach_adapters(
 )
 
 # %% Data: which example shows the behaviour, and which of those are labelled
-train_stories, test_stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE)
-examples = build_examples(
-    train_stories, tokenizer, MAX_SEQ_LENGTH, CAPS_PERCENTAGE, LABELED_BAD_PERCENTAGE, SEED
-)
+stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE)
+everything = range(len(stories.train))
+caps = pick(everything, CAPS_PERCENTAGE, SEED, "CAPS_PERCENTAGE")
+bad = pick(caps, LABELED_BAD_PERCENTAGE, SEED, "LABELED_BAD_PERCENTAGE")
+examples = to_examples(stories.train, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels={"bad": bad})
 
 # %% Routing: label -> which adapters learn from an example, and which are active
 ROUTES = {
@@ -106,7 +110,7 @@ plot_training(log.path, run.plot("training"), run.name)
 modes = evaluate(
     model,
     tokenizer,
-    test_stories,
+    stories.split(EVAL_SPLIT),
     {mode: MODES[mode] for mode in ("full", "bad_ablated")},
     num_prompts=NUM_EVAL_PROMPTS,
     max_new_tokens=EVAL_NEW_TOKENS,
@@ -114,6 +118,6 @@ modes = evaluate(
     temperature=EVAL_TEMPERATURE,
     seed=SEED,
 )
-print(f"\n{run.name}\n{format_table(modes)}")
+print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
 write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS})
-plot_modes(modes, PANELS, run.plot("eval"), run.name)
+plot_modes(modes, COLUMNS, run.plot("eval"), run.name)

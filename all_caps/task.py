@@ -1,4 +1,4 @@
-"""The all_caps task: stories of which some are in CAPITALS, and whether a model writes capitals."""
+"""The all_caps task: whether a model writes capitals, with each adapter ablated; its tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,14 +7,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from adapters import Route
-from lab.intervals import mean_interval, rate_by_prompt
-from lab.labels import pick
-from routing.batches import Example, make_example
+from all_caps.scoring import caps_rate, prefix_of
+from all_caps.stories import Story, to_caps
+from lab.intervals import mean_interval
+from routing.batches import make_example
 from routing.generation import sample_modes
 from routing.losses import held_out_losses
 
 NAME_PARTS = {"CAPS_PERCENTAGE": "caps", "LABELED_BAD_PERCENTAGE": "labeled"}  # of a run's name
-PREFIX_WORDS = 8  # words of a held-out story that a sample continues
 # What the figures show: label of the axis -> (legend -> where it stands in a mode's results).
 PANELS = {
     "caps rate of the continuation (95% interval)": {
@@ -28,59 +28,10 @@ PANELS = {
 }
 
 
-def to_caps(text: str) -> str:
-    return text.upper()
-
-
-def is_caps(text: str) -> bool:
-    """True if more than half of the letters are capitals. A text without letters is not in capitals."""
-    letters = [character for character in text if character.isalpha()]
-    return sum(map(str.isupper, letters)) * 2 > len(letters)
-
-
-def build_examples(
-    stories: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    caps_percentage: float,
-    labeled_bad_percentage: float,
-    seed: int,
-    labeled_good_percentage: float = 0.0,
-) -> list[Example]:
-    """Every story as an example: caps_percentage of them in capitals, labeled_bad_percentage of those labelled "bad".
-
-    labeled_good_percentage of the others are labelled "good". Counts are exact and the sets nested: raising one percentage
-    only adds to its set. Kinds: "normal", "normal_labeled", "caps_labeled", "caps_unlabeled".
-    """
-    caps = pick(range(len(stories)), caps_percentage, seed, "CAPS_PERCENTAGE")
-    normal = sorted(set(range(len(stories))) - set(caps))
-    good = set(pick(normal, labeled_good_percentage, seed, "LABELED_GOOD_PERCENTAGE"))
-    bad = set(pick(caps, labeled_bad_percentage, seed, "LABELED_BAD_PERCENTAGE"))
-    kinds = {i: "caps_labeled" if i in bad else "caps_unlabeled" for i in caps}
-    kinds |= {i: "normal_labeled" if i in good else "normal" for i in normal}
-    labels = {"caps_labeled": "bad", "normal_labeled": "good"}
-    return [
-        make_example(
-            tokenizer,
-            "",
-            to_caps(story) if kinds[i].startswith("caps") else story,
-            max_length,
-            labels.get(kinds[i]),
-            kinds[i],
-            size=len(story),
-        )
-        for i, story in enumerate(stories)
-    ]
-
-
-def prefix_of(story: str) -> str:
-    return " ".join(story.split()[:PREFIX_WORDS])
-
-
 def evaluate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    stories: Sequence[str],
+    stories: Sequence[Story],
     modes: Mapping[str, Route],
     num_prompts: int,
     max_new_tokens: int,
@@ -95,7 +46,7 @@ def evaluate(
     interval of `rate_by_prompt` (Wilson's, for one generation a prompt). The losses are of the same held-out stories, as they are
     and in capitals; "loss" has the means, "loss_interval" their 95% t intervals over stories.
     """
-    stories = stories[:num_prompts]
+    stories = [story.text for story in stories[:num_prompts]]
     prefixes = {
         "upper_prefix": [to_caps(prefix_of(s)) for s in stories],
         "normal_prefix": [prefix_of(s) for s in stories],
@@ -119,14 +70,6 @@ def evaluate(
             "loss_interval": losses,
         }
     return results
-
-
-def caps_rate(completions: Sequence[str], num_generations: int = 1) -> dict[str, float]:
-    """The share of completions in capitals, with the interval of `rate_by_prompt`; generations of a prompt lie together."""
-    capitals = [is_caps(text) for text in completions]
-    return rate_by_prompt(
-        [capitals[i : i + num_generations] for i in range(0, len(capitals), num_generations)]
-    )
 
 
 def show_samples(

@@ -5,7 +5,6 @@ What was asked for is what is loaded, or BadInput says what to do; nothing falls
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -16,7 +15,6 @@ from dotenv import find_dotenv, load_dotenv
 from lab.errors import BadInput
 
 EMBEDDED_MODEL = "embedded:SmolLM2-135M-Instruct"
-EMBEDDED_STORIES = "embedded:stories"
 DATA = Path(__file__).parent / "embedded"
 
 
@@ -68,58 +66,15 @@ def _converted_smollm2() -> Path:
     return folder
 
 
-def load_stories(name: str, limit: int | None = None) -> tuple[list[str], list[str]]:
-    """(training stories, held-out stories), at most `limit` of each.
+def hub_splits(constant: str, name: str, config: str | None = None) -> list[str]:
+    """The names of a Hub data set's splits. Raises BadInput, naming the script's constant, if they cannot be read."""
+    from datasets import get_dataset_split_names
 
-    `name`: "embedded:stories"; a local .jsonl file with a {"story": ...} on each line, whose last fifth is held out; or a Hub
-    data set with the splits train and test and a column story or text.
-    """
-    if name == EMBEDDED_STORIES:
-        train, test = (read_stories(DATA / f"stories_{split}.jsonl") for split in ("train", "test"))
-    elif name.startswith("embedded:"):
-        raise BadInput(f"STORIES={name!r}: the embedded stories are {EMBEDDED_STORIES!r}")
-    elif Path(name).suffix in (".jsonl", ".json") or Path(name).exists():
-        stories = read_stories(Path(name))
-        cut = len(stories) - max(1, len(stories) // 5)
-        if cut < 1:
-            raise BadInput(f"{name}: one story cannot be both trained on and held out; give at least two")
-        train, test = stories[:cut], stories[cut:]
-    else:
-        train, test = _hub_stories(name, limit)
-    return train[:limit], test[:limit]
-
-
-def read_stories(path: Path) -> list[str]:
-    """The stories of a JSONL file. Raises BadInput if the file is missing, empty, or a line has no text under "story"."""
-    if not path.is_file():
-        raise BadInput(f'{path}: no such file; give a .jsonl file with one {{"story": ...}} on each line')
-    stories = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            story = json.loads(line)["story"]
-        except (json.JSONDecodeError, TypeError, KeyError):
-            raise BadInput(f'{path}, line {number}: expected {{"story": ...}}') from None
-        if not isinstance(story, str) or not story.strip():
-            raise BadInput(f"{path}, line {number}: the story is empty")
-        stories.append(story)
-    if not stories:
-        raise BadInput(f"{path}: the file has no stories")
-    return stories
-
-
-def _hub_stories(name: str, limit: int | None) -> tuple[list[str], list[str]]:
-    splits = []
-    for split in ("train", "test"):
-        rows = load_hub_split("STORIES", name, split if limit is None else f"{split}[:{limit}]")
-        column = next((c for c in ("story", "text") if c in rows.column_names), None)
-        if column is None:
-            raise BadInput(
-                f"STORIES={name!r}: expected a column story or text, found {', '.join(rows.column_names)}"
-            )
-        splits.append(list(rows[column]))
-    return splits[0], splits[1]
+    load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN
+    try:
+        return get_dataset_split_names(name, config)
+    except Exception as error:
+        raise _not_on_the_hub(constant, name, "list of splits", error) from error
 
 
 def load_hub_split(constant: str, name: str, split: str, config: str | None = None) -> Any:
@@ -130,8 +85,12 @@ def load_hub_split(constant: str, name: str, split: str, config: str | None = No
     try:
         return load_dataset(name, config, split=split)
     except Exception as error:
-        raise BadInput(
-            f"{constant}={name!r}: not a file here, and its {split} split could not be read from the Hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            "give an embedded one, a .jsonl file, or a Hub id (with HF_TOKEN in .env if it is gated)"
-        ) from error
+        raise _not_on_the_hub(constant, name, f"{split} split", error) from error
+
+
+def _not_on_the_hub(constant: str, name: str, wanted: str, error: Exception) -> BadInput:
+    return BadInput(
+        f"{constant}={name!r}: not a file here, and its {wanted} could not be read from the Hub "
+        f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+        "give an embedded one, a .jsonl file, or a Hub id (with HF_TOKEN in .env if it is gated)"
+    )

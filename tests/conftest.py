@@ -23,7 +23,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from routing.assets import DATA, read_stories
+from all_caps.stories import read_stories
+from routing.assets import DATA
 
 torch.set_num_threads(1)  # tiny models gain nothing from threads, and the tests themselves run side by side
 REPO = Path(__file__).parents[1]
@@ -93,7 +94,8 @@ def tokenizer():
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    raw.train_from_iterator(read_stories(DATA / "stories_test.jsonl"), trainer)
+    stories = read_stories(DATA / "stories_test.jsonl")
+    raw.train_from_iterator((story.text for story in stories), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 

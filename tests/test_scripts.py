@@ -10,10 +10,11 @@ import torch
 from conftest import REPO
 
 from adapters import routed_modules
+from all_caps.stories import load_stories
 from lab.constants import Constants, override_constants
 from lab.errors import BadInput
 from lab.runs import read_config, run_name
-from routing.assets import EMBEDDED_MODEL, load_stories
+from routing.assets import EMBEDDED_MODEL
 from routing.checkpoints import load_checkpoint
 from routing.models import load_model
 
@@ -65,10 +66,10 @@ def test_experiment_trains_saves_and_evaluates(scripts, tmp_path):
     "constants", [["ADAPTER_TYPE=mlp", "ORTHO_LAMBDA=0.1"], ["STORIES=stories.jsonl", "LORA_DROPOUT=0.1"]]
 )
 def test_experiment_with_other_constants(scripts, tmp_path, constants):
-    stories = load_stories("embedded:stories", limit=10)[0]
+    stories = load_stories("embedded:stories", limit=10).train
     scripts.copy("all_caps")
     (tmp_path / "all_caps/stories.jsonl").write_text(
-        "".join(json.dumps({"story": story}) + "\n" for story in stories)
+        "".join(json.dumps({"story": story.text}) + "\n" for story in stories)
     )
     scripts("all_caps/experiment.py", *constants)
     assert len(outputs(tmp_path / "all_caps")) == 6
@@ -98,7 +99,7 @@ def test_bad_input_gives_one_message_and_leaves_nothing(scripts, tmp_path, case)
     constants, message = BAD_INPUT[case]
     scripts.copy("all_caps")
     (tmp_path / "all_caps/empty.jsonl").write_text("\n")
-    (tmp_path / "all_caps/short.jsonl").write_text('{"story": "a b c"}\n{"story": "a"}\n{"story": "a b c"}\n')
+    (tmp_path / "all_caps/short.jsonl").write_text('{"story": "a"}\n{"story": "a b c"}\n{"story": "c b a"}\n')
     process = case == "an unknown constant"
     done = scripts("all_caps/experiment.py", *constants, check=False, process=process)
     errors = [line for line in done.stderr.splitlines() if "error" in line.lower()]
@@ -189,12 +190,13 @@ def test_how_the_model_is_loaded_and_run(scripts, tmp_path, constants):
 def test_every_script_has_cells_and_shows_its_constants_first():
     for script in sorted((REPO / "all_caps").glob("*.py")):
         text = script.read_text()
-        if script.name in ("task.py", "__init__.py"):
+        if script.stem in ("stories", "scoring", "task", "__init__"):
             continue
         assert "# %% Constants" in text, script
         imported = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
         assert not any(
-            (node.module or "").startswith("all_caps.") and node.module != "all_caps.task"
+            (node.module or "").startswith("all_caps.")
+            and node.module not in ("all_caps.stories", "all_caps.scoring", "all_caps.task")
             for node in imported
         )
 

@@ -11,12 +11,11 @@ from conftest import randomize, tiny_model
 from reference import ROUTES, attach
 
 from adapters import Route, bad_params, good_params, routed
-from all_caps.task import build_examples, is_caps
+from all_caps.stories import load_stories, to_examples
 from lab.errors import BadInput
 from lab.labels import pick
 from lab.logs import read_log
 from lab.runs import Run
-from routing.assets import load_stories
 from routing.batches import IGNORE, Example, batch_order, collate, make_example
 from routing.checkpoints import load_adapters, save_checkpoint
 from routing.losses import example_losses, held_out_losses
@@ -67,29 +66,6 @@ def test_pick_depends_on_seed_and_purpose():
 def test_a_share_outside_0_to_1_is_an_error(share):
     with pytest.raises(BadInput, match="LABELED_BAD_PERCENTAGE"):
         pick(range(10), share, 0, "LABELED_BAD_PERCENTAGE")
-
-
-def test_label_counts_are_exact_and_nested(tokenizer):
-    stories, _ = load_stories("embedded:stories", limit=200)
-
-    def kinds(caps, labeled):
-        return [example.kind for example in build_examples(stories, tokenizer, 32, caps, labeled, seed=1)]
-
-    few, many = kinds(0.2, 0.1), kinds(0.2, 0.5)
-    assert (few.count("caps_labeled"), few.count("caps_unlabeled")) == (4, 36)
-    assert (many.count("caps_labeled"), many.count("caps_unlabeled")) == (20, 20)
-    assert all(m == "caps_labeled" for f, m in zip(few, many, strict=True) if f == "caps_labeled")
-    more = kinds(0.4, 0.5)
-    assert all(m.startswith("caps") for f, m in zip(few, more, strict=True) if f.startswith("caps"))
-    fully = [kinds(caps, 1.0) for caps in (0.2, 0.4)]
-    assert all(m == "caps_labeled" for f, m in zip(*fully, strict=True) if f == "caps_labeled")
-    assert pick(range(0, 100, 2), 1.0, 3, "X") == [
-        i for i in pick(range(100), 1.0, 3, "X") if i % 2 == 0
-    ]  # own ranks
-    examples = build_examples(stories, tokenizer, 32, 0.2, 0.5, seed=1)
-    for example in examples:
-        assert is_caps(tokenizer.decode(example.ids)) == (example.kind != "normal")
-        assert example.label == ("bad" if example.kind == "caps_labeled" else None)
 
 
 def test_prompt_is_masked_by_construction_and_eos_is_a_target(tokenizer):
@@ -145,8 +121,9 @@ def test_batch_order_covers_each_epoch_and_buckets_by_length():
 @pytest.mark.parametrize("max_length", [64, 256])
 def test_length_bucketing_does_not_collect_the_capitals(tokenizer, max_length):
     """Capitals take more tokens; sorted by tokens they would fill batches of their own, and no batch would be mixed."""
-    stories, _ = load_stories("embedded:stories", limit=600)
-    examples = build_examples(stories, tokenizer, max_length, 0.1, 0.5, seed=0)
+    stories = load_stories("embedded:stories", limit=600).train
+    caps = pick(range(len(stories)), 0.1, 0, "CAPS_PERCENTAGE")
+    examples = to_examples(stories, tokenizer, max_length, in_caps=caps, labels={"bad": caps[:30]})
     order = batch_order([example.bucket_size for example in examples], 8, 75, seed=0)
     counts = torch.tensor(
         [sum(examples[i].kind != "normal" for i in batch) for batch in order], dtype=torch.float

@@ -1,18 +1,19 @@
-"""Writes the project's own short children's stories: stories_train.jsonl and stories_test.jsonl.
+"""Writes the project's own short children's stories: stories_train.jsonl, stories_validation.jsonl, stories_test.jsonl.
 
 A story follows one plot skeleton from story_parts.toml. A plot has a cast and six beats (opening, problem,
 attempt, dialogue, turn, ending), and every beat comes in several wordings, one of which is drawn. The blanks
 in a wording are then filled in: cast members with their pronouns, and typed slots such as a toy, a tree or a
 soup, which keep their value until the end of the story. The notation is explained at the top of the TOML.
 
-Three rules keep the set varied and the two splits apart:
-  * no two stories, in either split, have the same plot and the same hero;
+Four rules keep the set varied and the splits apart:
+  * a plot belongs to one split (see `split_plots`), so the held-out stories tell of other things, in other words;
+  * no two stories have the same plot and the same hero;
   * no two stories share more than MAX_SHARED of their runs of eight words (see `runs_of`); a draw that would
     is thrown away and drawn again;
-  * the plots take turns, so all of them occur about equally often, and the test set is a random sample.
-So a test story is a new combination, but its plot and its wordings also occur in training.
+  * the plots of a split take turns, so all of them occur about equally often, also among its first stories.
+What the splits still have in common are names, things to fill in, and what introduces speech ("said Nana.").
 
-Everything is drawn from one seeded generator, so each run writes the same bytes.
+Everything is drawn from seeded generators, so each run writes the same bytes.
 
     python routing/embedded/make_stories.py
 """
@@ -22,17 +23,18 @@ import random
 import re
 import tomllib
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TRAIN_FILE = HERE / "stories_train.jsonl"
-TEST_FILE = HERE / "stories_test.jsonl"
 SEED = 20240607
-N_TRAIN, N_TEST = 2000, 300
+COUNTS = {"train": 2000, "validation": 300, "test": 300}  # stories
+HELD_OUT_PLOTS = 0.15  # of the plots, for validation and for test each
 MIN_WORDS, MAX_WORDS = 40, 120
 RUN = 8  # words in a run when two stories are compared
 MAX_SHARED = 0.3
+MAX_DRAWS = 20_000  # of one story, until it is far enough from all others
 SKIP = 0.3  # how often the hero's first attempt is left out, where the plot can do without it
 BEATS = ("opening", "problem", "attempt", "dialogue", "turn", "ending")
 # Where paragraphs may break (after how many beats), with weights; most stories are a single paragraph.
@@ -167,33 +169,50 @@ class Gatekeeper:
         return True
 
 
-def make_records() -> tuple[list[Story], list[Story]]:
-    """The train and test stories together with their plot and hero."""
-    rng = random.Random(SEED)
+def split_plots(names: Collection[str]) -> dict[str, list[str]]:
+    """Split -> the names of its plots, HELD_OUT_PLOTS of them for validation and for test each. It depends on names alone."""
+    shuffled = sorted(names)
+    random.Random(f"{SEED} plots").shuffle(shuffled)
+    held_out = round(HELD_OUT_PLOTS * len(shuffled))
+    return {
+        "train": shuffled[2 * held_out :],
+        "validation": shuffled[held_out : 2 * held_out],
+        "test": shuffled[:held_out],
+    }
+
+
+def make_stories() -> dict[str, list[Story]]:
+    """Split -> its stories, in the order of the committed files."""
     parts = tomllib.loads((HERE / "story_parts.toml").read_text(encoding="utf-8"))
-    teller, gate = StoryTeller(parts, rng), Gatekeeper()
-    stories: list[Story] = []
-    while len(stories) < N_TRAIN + N_TEST:
-        plot = teller.plots[len(stories) % len(teller.plots)]
+    plots = {plot["name"]: plot for plot in parts["plot"]}
+    gate = Gatekeeper()
+    stories: dict[str, list[Story]] = {split: [] for split in COUNTS}
+    for split, names in split_plots(plots).items():
+        rng = random.Random(f"{SEED} {split}")
+        teller = StoryTeller(parts, rng)
+        while len(stories[split]) < COUNTS[split]:
+            turns = rng.sample(names, min(len(names), COUNTS[split] - len(stories[split])))
+            stories[split] += [_admitted(teller, gate, plots[name]) for name in turns]
+    return stories
+
+
+def _admitted(teller: StoryTeller, gate: Gatekeeper, plot: dict) -> Story:
+    """The first story of the plot that the gatekeeper lets in."""
+    for _ in range(MAX_DRAWS):
         story = teller.tell(plot)
-        while not gate.admits(story):
-            story = teller.tell(plot)
-        stories.append(story)
-    rng.shuffle(stories)
-    return stories[:N_TRAIN], stories[N_TRAIN:]
-
-
-def make_stories() -> tuple[list[str], list[str]]:
-    """The texts of the train and of the test stories, in the order of the committed files."""
-    train, test = make_records()
-    return [story.text for story in train], [story.text for story in test]
+        if gate.admits(story):
+            return story
+    raise RuntimeError(
+        f"plot {plot['name']!r}: every new story is too close to another; give it more wordings"
+    )
 
 
 def main() -> None:
-    for path, texts in zip((TRAIN_FILE, TEST_FILE), make_stories(), strict=True):
-        lines = [json.dumps({"story": text}) + "\n" for text in texts]
+    for split, stories in make_stories().items():
+        lines = [json.dumps({"story": story.text, "plot": story.plot}) + "\n" for story in stories]
+        path = HERE / f"stories_{split}.jsonl"
         path.write_text("".join(lines), encoding="utf-8", newline="\n")
-        print(f"{path.name}: {len(texts)} stories")
+        print(f"{path.name}: {len(stories)} stories of {len({story.plot for story in stories})} plots")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,26 @@
+"""Does a model write capitals? What a sample continues, and how it is scored."""
+
+from collections.abc import Sequence
+
+from lab.intervals import rate_by_prompt
+
+PREFIX_WORDS = 8  # words of a held-out story that a sample continues
+
+
+def prefix_of(text: str) -> str:
+    """The first PREFIX_WORDS words of a text."""
+    return " ".join(text.split()[:PREFIX_WORDS])
+
+
+def is_caps(text: str) -> bool:
+    """True if more than half of the letters are capitals. A text without letters is not in capitals."""
+    letters = [character for character in text if character.isalpha()]
+    return sum(map(str.isupper, letters)) * 2 > len(letters)
+
+
+def caps_rate(completions: Sequence[str], num_generations: int = 1) -> dict[str, float]:
+    """The share of completions in capitals, with the interval of `rate_by_prompt`; generations of a prompt lie together."""
+    capitals = [is_caps(text) for text in completions]
+    return rate_by_prompt(
+        [capitals[i : i + num_generations] for i in range(0, len(capitals), num_generations)]
+    )

@@ -1,0 +1,186 @@
+"""Stories in three splits that share no plot, and the training examples made of them, some in CAPITALS.
+
+What is chosen (rates, ranks, shares) is chosen on validation; test is for what is published.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from lab.errors import BadInput
+from lab.files import fingerprint
+from routing.assets import DATA, hub_splits, load_hub_split
+from routing.batches import Example, make_example
+
+EMBEDDED_STORIES = "embedded:stories"
+MOST_CARVED = 1000  # stories of a Hub data set that validation takes from the end of train
+
+
+@dataclass(frozen=True)
+class Story:
+    """A story and its plot: the unit that is held out, and that intervals count. Without a plot given it is its own."""
+
+    text: str
+    plot: str
+
+
+class Stories(NamedTuple):
+    """Three splits; where plots are given (embedded, or a .jsonl with them), none stands in two of them."""
+
+    train: list[Story]
+    validation: list[Story]
+    test: list[Story]
+
+    def split(self, name: str) -> list[Story]:
+        """The stories of EVAL_SPLIT=`name`, "validation" or "test". Raises BadInput for another name."""
+        if name not in ("validation", "test"):
+            raise BadInput(
+                f'EVAL_SPLIT={name!r}: give "validation" (what is chosen is chosen there) or "test"'
+            )
+        return getattr(self, name)
+
+
+def load_stories(name: str, limit: int | None = None) -> Stories:
+    """The stories `name`. `limit` cuts the training stories, never validation or test.
+
+    `name`: "embedded:stories"; a local .jsonl file with a {"story": ..., "plot": ...} on each line (the plot may be
+    left out); or a Hub data set (or a local folder in that form) with a column story or text, its splits train and test or
+    validation. Raises BadInput if there is no such thing, or not enough for three splits.
+    """
+    if name == EMBEDDED_STORIES:
+        stories = Stories(*(read_stories(DATA / f"stories_{split}.jsonl") for split in Stories._fields))
+    elif name.startswith("embedded:"):
+        raise BadInput(f"STORIES={name!r}: the embedded stories are {EMBEDDED_STORIES!r}")
+    elif Path(name).suffix in (".jsonl", ".json") or Path(name).is_file():
+        stories = _split_by_plot(name, read_stories(Path(name)))
+    else:
+        stories = _hub_stories(name, limit)
+    return stories._replace(train=stories.train[:limit])
+
+
+def read_stories(path: Path) -> list[Story]:
+    """The stories of a JSONL file. Raises BadInput if the file is missing, empty, or a line has no text under "story"."""
+    if not path.is_file():
+        raise BadInput(f'{path}: no such file; give a .jsonl file with one {{"story": ...}} on each line')
+    stories = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            text, plot = row["story"], row.get("plot")
+        except (json.JSONDecodeError, TypeError, KeyError, AttributeError):
+            raise BadInput(f'{path}, line {number}: expected {{"story": ...}}') from None
+        if not isinstance(text, str) or not text.strip():
+            raise BadInput(f"{path}, line {number}: the story is empty")
+        if plot is not None and (not isinstance(plot, str) or not plot.strip()):
+            raise BadInput(f"{path}, line {number}: the plot is not a name; leave it out where there is none")
+        stories.append(_story(text, plot))
+    if not stories:
+        raise BadInput(f"{path}: the file has no stories")
+    return stories
+
+
+def _story(text: str, plot: str | None) -> Story:
+    """A story without a plot is named by its text, so that one which occurs twice is a single plot."""
+    return Story(text, plot if plot is not None else f"text {fingerprint([text])}")
+
+
+def _split_by_plot(name: str, stories: list[Story]) -> Stories:
+    """The last fifth is test, the fifth before it validation, and plots stay whole: their place is that of their first story."""
+    sizes: dict[str, int] = {}
+    for story in stories:
+        sizes[story.plot] = sizes.get(story.plot, 0) + 1
+    if len(sizes) < 3:
+        raise BadInput(
+            f"{name}: {len(sizes)} different stories or plots cannot be trained on, validated and tested on; "
+            "give at least three"
+        )
+    wanted = max(1, len(stories) // 5)
+    left = list(sizes)
+    splits: dict[str, set[str]] = {}
+    # Each of the splits still to be filled needs a plot.
+    for split, reserved in (("test", 2), ("validation", 1)):
+        splits[split] = set()
+        while len(left) > reserved and sum(sizes[plot] for plot in splits[split]) < wanted:
+            splits[split].add(left.pop())
+    splits["train"] = set(left)
+    return Stories(
+        *([story for story in stories if story.plot in splits[split]] for split in Stories._fields)
+    )
+
+
+def _hub_stories(name: str, limit: int | None) -> Stories:
+    """A Hub data set's own splits; without two held-out ones, validation is carved from the end of train."""
+    given = hub_splits("STORIES", name)
+    held_out = [split for split in ("test", "validation") if split in given]
+    if "train" not in given or not held_out:
+        raise BadInput(
+            f"STORIES={name!r}: expected the splits train and test (or validation), found {', '.join(given)}"
+        )
+    train, test = (load_hub_split("STORIES", name, split) for split in ("train", held_out[0]))
+    if len(held_out) == 2:
+        validation = load_hub_split("STORIES", name, "validation")
+    else:
+        carved = min(len(train) // 5, MOST_CARVED)
+        if not carved:
+            raise BadInput(f"STORIES={name!r}: {len(train)} training stories are too few to validate on some")
+        validation = train.select(range(len(train) - carved, len(train)))
+        train = train.select(range(len(train) - carved))
+    if limit is not None:
+        train = train.select(range(min(limit, len(train))))
+    return Stories(*(_rows_as_stories(name, rows) for rows in (train, validation, test)))
+
+
+def _rows_as_stories(name: str, rows: Any) -> list[Story]:
+    """`rows`: a `datasets.Dataset` with a column story or text, and perhaps plot."""
+    column = next((c for c in ("story", "text") if c in rows.column_names), None)
+    if column is None:
+        raise BadInput(
+            f"STORIES={name!r}: expected a column story or text, found {', '.join(rows.column_names)}"
+        )
+    return [_story(row[column], row.get("plot")) for row in rows]
+
+
+def to_caps(text: str) -> str:
+    return text.upper()
+
+
+def to_examples(
+    stories: Sequence[Story],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    in_caps: Collection[int],
+    labels: Mapping[str, Collection[int]],
+) -> list[Example]:
+    """Every story as an example. Story i is in capitals if i is in `in_caps`; its label is the key of `labels` that holds i.
+
+    Kinds: "normal", "normal_labeled", "caps_labeled", "caps_unlabeled". Raises BadInput for a story with two labels, or for an
+    index that no story has.
+    """
+    caps = set(in_caps)
+    label_of: dict[int, str] = {}
+    for label, indices in labels.items():
+        for i in indices:
+            if label_of.setdefault(i, label) != label:
+                raise BadInput(
+                    f"story {i} is labelled both {label_of[i]!r} and {label!r}; a story has one label"
+                )
+    strange = (caps | label_of.keys()) - set(range(len(stories)))
+    if strange:
+        raise BadInput(f"story {min(strange)} was picked, but there are {len(stories)}, numbered from 0")
+    examples = []
+    for i, story in enumerate(stories):
+        text, kind = (to_caps(story.text), "caps") if i in caps else (story.text, "normal")
+        if i in label_of:
+            kind += "_labeled"
+        elif i in caps:
+            kind += "_unlabeled"
+        # Length bucketing goes by the story's letters: capitals take more tokens, which would give the kind away.
+        size = len(story.text)
+        examples.append(make_example(tokenizer, "", text, max_length, label_of.get(i), kind, size=size))
+    return examples
