@@ -49,7 +49,7 @@ CONSTANTS = constants_of(globals())
 HERE = Path(__file__).parent
 
 # %% Setup
-from all_caps.task import PANELS, PREFIX_WORDS, evaluate, format_table
+from all_caps.task import COLUMNS, PREFIX_WORDS, evaluate, format_table
 from routing.assets import fingerprint, load_stories
 from routing.checkpoints import load_checkpoint
 from routing.generation import MODES
@@ -96,4 +96,4 @@ for run in runs:
 # %% Comparison
 if missing:
     print(f"\nleft out, no checkpoint: {', '.join(missing)}")
-plot_comparison(results, missing, PANELS, HERE / "plots" / f"{OUTPUT}_plot.png")
+plot_comparison(results, missing, COLUMNS, HERE / "plots" / f"{OUTPUT}_plot.png")

@@ -33,7 +33,8 @@ HERE = Path(__file__).parent
 import subprocess
 import sys
 
-from all_caps.task import PANELS, summarize_seeds
+from all_caps.task import COLUMNS
+from lab.tables import seed_table
 from routing.checkpoints import atomic_write, write_json
 from routing.plots import plot_comparison
 from routing.results import ResultsCache
@@ -69,14 +70,14 @@ groups = {
     for adapter_type in ADAPTER_TYPES
     for name, _, _ in CONDITIONS
 }
-table, summary = summarize_seeds({label: entries for label, entries in groups.items() if entries})
+table, summary = seed_table({label: entries for label, entries in groups.items() if entries}, COLUMNS)
 print(f"\n{table}")
 write_json(HERE / "results" / f"{OUTPUT}_summary.json", summary)
 with atomic_write(HERE / "results" / f"{OUTPUT}_table.md") as path:
     path.write_text(table + "\n", encoding="utf-8")
 compared = {label: {"label": label, "modes": modes} for label, modes in summary.items()}
 spread = "mean and range over seeds" if len(SEEDS) > 1 else "95% interval"
-panels = {axis.replace("95% interval", spread): series for axis, series in PANELS.items()}
-plot_comparison(compared, [job.run for job in failed], panels, HERE / "plots" / f"{OUTPUT}_seeds_plot.png")
+figure = HERE / "plots" / f"{OUTPUT}_seeds_plot.png"
+plot_comparison(compared, [job.run for job in failed], COLUMNS, figure, spread)
 if failed:
     sys.exit(f"failed: {', '.join(job.run for job in failed)}; run the sweep again to try only these")

@@ -68,7 +68,7 @@ HERE = Path(__file__).parent
 from mbpp.execution import sandbox_level
 from mbpp.hacks import verified_hacks
 from mbpp.problems import load_problems
-from mbpp.task import MODES, PANELS, evaluate, format_table
+from mbpp.task import COLUMNS, MODES, evaluate, format_table
 from routing.assets import fingerprint
 from routing.checkpoints import load_checkpoint, read_config
 from routing.plots import plot_comparison, plot_tradeoff
@@ -118,10 +118,11 @@ for run in runs:
 # %% Comparison
 if missing:
     print(f"\nleft out, no checkpoint: {', '.join(missing)}")
-plot_comparison(results, missing, PANELS, HERE / "plots" / f"{OUTPUT}_plot.png")
+plot_comparison(results, missing, COLUMNS, HERE / "plots" / f"{OUTPUT}_plot.png")
+by_path = {column.path: column for column in COLUMNS}
 plot_tradeoff(
     results,
-    ("share of solutions that pass all tests", ("all_tests_rate",)),
-    ("share of solutions that are hardcoded", ("hardcoded_rate",)),
+    by_path["all_tests_rate",],
+    by_path["hardcoded_rate",],
     HERE / "plots" / f"{OUTPUT}_tradeoff.png",
 )

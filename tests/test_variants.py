@@ -179,7 +179,12 @@ def test_eval_multi_caches_by_content_and_survives_damage(scripts, tmp_path):
     for entry in stored.values():
         assert list(entry["modes"]) == ["full", "bad_ablated", "good_ablated", "base"]
         for mode in entry["modes"].values():
-            assert set(mode["loss_interval"]["normal"]) == {"mean", "low", "high", "n"}
+            assert set(mode["loss"]["normal"]) == {"mean", "low", "high", "n"} and "loss_interval" not in mode
+        assert "minus_full" not in entry["modes"]["full"]
+        difference, full = entry["modes"]["bad_ablated"]["minus_full"], entry["modes"]["full"]
+        for metric, key in (("loss", "normal"), ("loss", "caps"), ("caps_rate", "upper_prefix")):
+            change = entry["modes"]["bad_ablated"][metric][key]["mean"] - full[metric][key]["mean"]
+            assert difference[metric][key]["mean"] == pytest.approx(change)
     assert (folder / "plots/eval_multi_plot.png").stat().st_size > 0
     assert compare().stdout.count("reusing the stored result") == 2  # hit
     changed = compare("TEMPERATURE=0.5")  # miss: a constant has changed
