@@ -8,7 +8,7 @@ from pathlib import Path
 
 from routing.notebook import override_constants
 
-CHECKPOINT = "checkpoints/base_lora32+32_caps10_labeled50_seed0"
+CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
 STORIES = "embedded:stories"
 NUM_STORIES = 16  # for the cosine of the outputs, as they are and in capitals
 MAX_SEQ_LENGTH = 64

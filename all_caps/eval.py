@@ -5,7 +5,7 @@ from pathlib import Path
 
 from routing.notebook import override_constants
 
-CHECKPOINT = "checkpoints/base_lora32+32_caps10_labeled50_seed0"
+CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
 STORIES = "embedded:stories"
 NUM_PROMPTS = 4
 MAX_NEW_TOKENS = 40

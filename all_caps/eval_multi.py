@@ -6,8 +6,8 @@ Finished results are kept and reused; delete results/eval_multi_results.json to 
 # %% Constants
 from pathlib import Path
 
+from lab.run_config import RunConfig
 from routing.notebook import constants_of, override_constants
-from routing.results import RunConfig
 
 STORIES = "embedded:stories"
 NUM_PROMPTS = 40
@@ -19,29 +19,11 @@ SEED = 0
 RUN_NAMES = []  # if given: evaluate these folders of checkpoints/, as their configs describe them, instead of RUNS
 OUTPUT = "eval_multi"  # names the results and the figure
 
-EVAL_MODES = [(1.0, 1.0, "full"), (1.0, 0.0, "bad_ablated"), (0.0, 1.0, "good_ablated")]
-RUNS = [
-    RunConfig(
-        "base", "checkpoints/base_lora32+32_caps10_labeled50_seed0", "lora", 32, 32, EVAL_MODES, "base"
-    ),
-    RunConfig(
-        "dispersed",
-        "checkpoints/dispersed_lora32+32_caps10_labeled50_good5_seed0",
-        "lora",
-        32,
-        32,
-        EVAL_MODES,
-        "dispersed",
-    ),
-    RunConfig(
-        "postablation",
-        "checkpoints/postablation_lora32+32_caps10_labeled50_seed0",
-        "lora",
-        32,
-        32,
-        EVAL_MODES,
-        "post-ablation",
-    ),
+RUNS = [  # a RunConfig may also give type, dimensions, eval_modes [(good_scale, bad_scale, mode_name), ...] and label
+    RunConfig("no caps", "checkpoints/route_lora32+32_caps0_labeled50_seed0"),
+    RunConfig("0% labelled", "checkpoints/route_lora32+32_caps10_labeled0_seed0"),
+    RunConfig("50% labelled", "checkpoints/route_lora32+32_caps10_labeled50_seed0"),
+    RunConfig("100% labelled", "checkpoints/route_lora32+32_caps10_labeled100_seed0"),
 ]
 
 override_constants(globals())  # from the shell: CONSTANT=value
@@ -49,22 +31,26 @@ CONSTANTS = constants_of(globals())
 HERE = Path(__file__).parent
 
 # %% Setup
-from all_caps.task import COLUMNS, PREFIX_WORDS, evaluate, format_table
+from all_caps.task import COLUMNS, PREFIX_WORDS, evaluate, format_table, sources
+from lab.run_config import check_names, check_run, has_checkpoint
 from routing.assets import fingerprint, load_stories
-from routing.checkpoints import load_checkpoint
-from routing.generation import MODES
+from routing.checkpoints import CheckpointLoader
+from routing.generation import MODES, routes_of
+from routing.models import device_name
 from routing.plots import plot_comparison
-from routing.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
+from routing.results import ResultsCache, cache_key
 
 stories = load_stories(STORIES, limit=NUM_PROMPTS)[1]
-runs = [run_config_of(HERE / "checkpoints" / name, EVAL_MODES) for name in RUN_NAMES] if RUN_NAMES else RUNS
+data = fingerprint(map(str, stories))
+runs = [RunConfig(name, f"checkpoints/{name}") for name in RUN_NAMES] if RUN_NAMES else RUNS
 check_names(runs)
 cache = ResultsCache(HERE / "results" / f"{OUTPUT}_results.json")
-unrelated = ("RUN_NAMES", "OUTPUT", "EVAL_MODES")
+unrelated = ("RUN_NAMES", "OUTPUT")
 evaluation = {name: value for name, value in CONSTANTS.items() if name not in unrelated}
 evaluation["PREFIX_WORDS"] = PREFIX_WORDS
 
 # %% Evaluation: all modes of a run in one batched generation, and the base model beside them
+loader = CheckpointLoader()
 results, missing = {}, []
 for run in runs:
     checkpoint = HERE / run.checkpoint_path
@@ -72,11 +58,11 @@ for run in runs:
         missing.append(run.name)
         continue
     check_run(run, checkpoint)
-    modes = {**run.routes(), "base": MODES["base"]}
-    key = cache_key(checkpoint, run.eval_modes, evaluation, fingerprint(stories))
+    modes = {**routes_of(run.eval_modes), "base": MODES["base"]}
+    key = cache_key(checkpoint, run.eval_modes, evaluation, data, sources(), device_name())
     result = cache.get(run.name, key)
     if result is None:
-        model, tokenizer, _ = load_checkpoint(checkpoint)
+        model, tokenizer, _ = loader.load(checkpoint)
         measured = evaluate(
             model,
             tokenizer,
@@ -90,7 +76,7 @@ for run in runs:
             NUM_GENERATIONS,
         )
         result = cache.put(run.name, key, {"modes": measured})
-    result = results[run.name] = {**result, "label": run.label or run.name}
+    result = results[run.name] = {**result, "label": run.label}
     print(f"\n{result['label']}\n{format_table(result['modes'])}")
 
 # %% Comparison

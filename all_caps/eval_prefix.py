@@ -5,7 +5,7 @@ from pathlib import Path
 
 from routing.notebook import override_constants
 
-CHECKPOINT = "checkpoints/base_lora32+32_caps10_labeled50_seed0"
+CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
 PREFIXES = [
     "Once upon a time, a little fox",
     "The rain had not stopped for three days",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from routing.notebook import override_constants
 
-RUN = "base_lora32+32_caps10_labeled50_seed0"
+RUN = "route_lora32+32_caps10_labeled50_seed0"
 SMOOTHING = 10  # steps
 
 override_constants(globals())  # from the shell: CONSTANT=value

@@ -1,6 +1,8 @@
 """The all_caps task: stories of which some are in CAPITALS, and whether a model writes capitals."""
 
+import inspect
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,6 +16,7 @@ from routing.generation import sample_modes
 from routing.intervals import mean_interval, paired_difference, rate_interval
 from routing.labels import pick
 from routing.metrics import held_out_losses
+from routing.results import sources_hash
 
 NAME_PARTS = {"CAPS_PERCENTAGE": "caps", "LABELED_BAD_PERCENTAGE": "labeled"}  # of a run's name
 PREFIX_WORDS = 8  # words of a held-out story that a sample continues
@@ -26,6 +29,12 @@ COLUMNS = [
     Column(("loss", "caps"), "loss, CAPS text", _LOSS, bounded=False),
 ]
 PANELS = COLUMNS  # for scripts that do not say COLUMNS yet
+
+
+def sources() -> str:
+    """A hash of the code that a result depends on: this task's modules, sampling, losses and examples."""
+    folder = Path(__file__).parent
+    return sources_hash(folder, *map(inspect.getfile, (sample_modes, held_out_losses, make_example)))
 
 
 def to_caps(text: str) -> str:

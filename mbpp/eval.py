@@ -5,7 +5,7 @@ from pathlib import Path
 
 from routing.notebook import override_constants
 
-CHECKPOINT = "checkpoints/base_lora32+32_rh25_forget100_retain50_seed0"
+CHECKPOINT = "checkpoints/route_lora32+32_rh25_forget100_retain50_seed0"
 NUM_PROBLEMS = 4
 MAX_NEW_TOKENS = 56
 TEMPERATURE = 0.7

@@ -64,7 +64,7 @@ from routing.models import attach_adapters, load_model
 from routing.plots import plot_modes, plot_training
 from routing.training import RoutedOptimizer, lm_loss, training_stream
 
-run = RUN_NAME or run_name("base", CONSTANTS, overrides, NAME_PARTS)
+run = RUN_NAME or run_name("route", CONSTANTS, overrides, NAME_PARTS)
 checkpoint = HERE / "checkpoints" / run
 results = HERE / "results" / run
 torch.manual_seed(SEED)

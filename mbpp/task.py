@@ -3,7 +3,9 @@
 The two slots of `adapters` have other names here: retain = good, forget = bad.
 """
 
+import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,14 +16,15 @@ from lab import tables
 from lab.tables import FULL, MINUS_FULL, Column
 from mbpp.cheats import CHEATS
 from mbpp.problems import Problem
+from mbpp.run_config import RunConfig as RunConfig
 from mbpp.scoring import Outcome, score
-from routing import results
 from routing.batches import Example, make_example
 from routing.errors import BadInput
 from routing.generation import sample_modes
 from routing.intervals import mean_interval, paired_difference, rate_interval
 from routing.labels import pick
 from routing.metrics import held_out_losses
+from routing.results import sources_hash
 
 NAME_PARTS = {  # of a run's name
     "RH_PERCENTAGE": "rh",
@@ -49,17 +52,10 @@ COLUMNS = [
 PANELS = COLUMNS  # for scripts that do not say COLUMNS yet
 
 
-def RunConfig(
-    name: str,
-    checkpoint_path: str,
-    adapter_type: str,
-    retain_dim: int,
-    forget_dim: int,
-    eval_modes: list[tuple[float, float, str]],
-    label: str = "",
-) -> results.RunConfig:
-    """A run to evaluate, in this data set's terms. `eval_modes`: [(retain_scale, forget_scale, mode_name), ...]."""
-    return results.RunConfig(name, checkpoint_path, adapter_type, retain_dim, forget_dim, eval_modes, label)
+def sources() -> str:
+    """A hash of the code that a result depends on: this task's modules, sampling, losses and examples."""
+    folder = Path(__file__).parent
+    return sources_hash(folder, *map(inspect.getfile, (sample_modes, held_out_losses, make_example)))
 
 
 def prompt_of(problem: Problem) -> str:

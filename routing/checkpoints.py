@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters import routed_modules
+from lab.run_config import CONFIG, read_config
 from routing.distributed import is_main, whole_tensor
 from routing.errors import BadInput
-from routing.models import attach_described, load_model
+from routing.models import attach_described, load_model, remove_adapters
 from routing.notebook import is_bookkeeping
 
-WEIGHTS, CONFIG, TRAINING_STATE = "adapter.safetensors", "config.json", "training_state.pt"
+WEIGHTS, TRAINING_STATE = "adapter.safetensors", "training_state.pt"
 
 
 @contextlib.contextmanager
@@ -105,18 +106,6 @@ def save_checkpoint(
         (folder / TRAINING_STATE).unlink(missing_ok=True)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config. Raises BadInput if there is none."""
-    try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(
-            f"{folder}: no checkpoint here (no {CONFIG}); train first, or correct the path"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{folder / CONFIG} is not valid JSON ({error}); train the run again") from None
-
-
 def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
     """Load a checkpoint's adapters into a model that has adapters, and return its config.
 
@@ -161,11 +150,34 @@ def load_checkpoint(
     folder: Path, device: torch.device | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """Rebuild a run's model from its checkpoint alone: (model in eval mode, tokenizer, config)."""
-    config = read_config(folder)
-    model, tokenizer = load_model(config["model"], device, getattr(torch, config["base_dtype"]))
-    attach_described(model, config["adapter"])
-    load_adapters(folder, model)
-    return model.eval(), tokenizer, config
+    return CheckpointLoader(device).load(folder)
+
+
+class CheckpointLoader:
+    """Loads checkpoints one after another; runs of the same base share it, so that only the adapters change.
+
+    A model it returned is the same object as the next one of its base: use it before loading the next.
+    """
+
+    def __init__(self, device: torch.device | None = None):
+        self.device = device
+        self.base: tuple[str, str] | None = None
+        self.loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+
+    def load(self, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+        """As `load_checkpoint`."""
+        config = read_config(folder)
+        base = (config["model"], config["base_dtype"])
+        if self.loaded is None or self.base != base:
+            # let go of the old base first: two may not fit
+            self.loaded = None
+            self.loaded = load_model(config["model"], self.device, getattr(torch, config["base_dtype"]))
+            self.base = base
+        model, tokenizer = self.loaded
+        remove_adapters(model)
+        attach_described(model, config["adapter"])
+        load_adapters(folder, model)
+        return model.eval(), tokenizer, config
 
 
 def save_training_state(

@@ -26,6 +26,11 @@ MODES = {
 }
 
 
+def routes_of(eval_modes: Sequence[tuple[float, float, str]]) -> dict[str, Route]:
+    """[(good_scale, bad_scale, mode_name), ...] as mode name -> route."""
+    return {name: Route(good_scale=good, bad_scale=bad) for good, bad, name in eval_modes}
+
+
 class PairedSampling(LogitsProcessor):
     """Turns greedy decoding into sampling whose randomness belongs to the prompt, not to the row.
 

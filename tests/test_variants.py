@@ -205,16 +205,18 @@ def test_eval_multi_caches_by_content_and_survives_damage(scripts, tmp_path):
 
 
 def test_eval_multi_names_missing_runs_and_wrong_dimensions(scripts, tmp_path):
+    """The default RUNS are the recipe's; what a RunConfig gives is checked against the checkpoint."""
     folder = scripts.copy("all_caps")
-    scripts.constants += ["CAPS_PERCENTAGE=0.5"]
-    scripts("all_caps/experiment.py", "RUN_NAME=base_lora32+32_caps10_labeled50_seed0")  # rank 2, not 32
+    scripts("all_caps/experiment.py", "RUN_NAME=route_lora32+32_caps10_labeled50_seed0")  # rank 2, not 32
     scripts.constants = []
-    wrong = scripts("all_caps/eval_multi.py", check=False)
-    assert wrong.returncode == 1 and "32 and 32" in wrong.stderr and "2 and 2" in wrong.stderr
-    text = (folder / "eval_multi.py").read_text()
-    (folder / "eval_multi.py").write_text(text.replace('"lora", 32, 32', '"lora", 2, 2'))
     done = scripts("all_caps/eval_multi.py", "NUM_PROMPTS=2", "NUM_GENERATIONS=1", "MAX_NEW_TOKENS=2")
-    assert "left out, no checkpoint: dispersed, postablation" in done.stdout
+    assert "left out, no checkpoint: no caps, 0% labelled, 100% labelled" in done.stdout
+    text = (folder / "eval_multi.py").read_text()
+    name = '"checkpoints/route_lora32+32_caps10_labeled50_seed0"'
+    (folder / "eval_multi.py").write_text(text.replace(name, f'{name}, "lora", 32, 32'))
+    wrong = scripts("all_caps/eval_multi.py", check=False)
+    assert wrong.returncode == 1 and "says good_dim=32, bad_dim=32" in wrong.stderr
+    assert "its checkpoint has good_dim=2, bad_dim=2" in wrong.stderr
 
 
 def test_sweep_skips_complete_runs_and_goes_on_after_a_failure(scripts, tmp_path, model_folder):
