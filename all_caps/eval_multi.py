@@ -6,10 +6,11 @@ Finished results are kept and reused; delete results/eval_multi_results.json to 
 # %% Constants
 from pathlib import Path
 
-from lab.constants import constants_of, override_constants
-from lab.results import RunConfig
+from lab.constants import override_constants
+from lab.run_config import RunConfig
 
 STORIES = "embedded:stories"
+SPLIT = "test"  # "validation" for what is still to be chosen
 NUM_PROMPTS = 40
 NUM_GENERATIONS = 2  # per prompt, and per kind of prefix
 MAX_NEW_TOKENS = 24
@@ -19,54 +20,41 @@ SEED = 0
 RUN_NAMES = []  # if given: evaluate these folders of checkpoints/, as their configs describe them, instead of RUNS
 OUTPUT = "eval_multi"  # names the results and the figure
 
-EVAL_MODES = [(1.0, 1.0, "full"), (1.0, 0.0, "bad_ablated"), (0.0, 1.0, "good_ablated")]
-RUNS = [
-    RunConfig(
-        "base", "checkpoints/route_lora32+32_caps10_labeled50_seed0", "lora", 32, 32, EVAL_MODES, "base"
-    ),
-    RunConfig(
-        "dispersed",
-        "checkpoints/dispersed_lora32+32_caps10_labeled50_good5_seed0",
-        "lora",
-        32,
-        32,
-        EVAL_MODES,
-        "dispersed",
-    ),
-    RunConfig(
-        "postablation",
-        "checkpoints/postablation_lora32+32_caps10_labeled50_seed0",
-        "lora",
-        32,
-        32,
-        EVAL_MODES,
-        "post-ablation",
-    ),
+RUNS = [  # a RunConfig may also give type, dimensions, eval_modes [(good_scale, bad_scale, mode_name), ...] and label
+    RunConfig("no caps", "checkpoints/route_lora32+32_caps0_labeled50_seed0"),
+    RunConfig("0% labelled", "checkpoints/route_lora32+32_caps10_labeled0_seed0"),
+    RunConfig("50% labelled", "checkpoints/route_lora32+32_caps10_labeled50_seed0"),
+    RunConfig("100% labelled", "checkpoints/route_lora32+32_caps10_labeled100_seed0"),
 ]
 
-override_constants(globals())  # from the shell: CONSTANT=value
-CONSTANTS = constants_of(globals())
+# from the shell: CONSTANT=value
+CONSTANTS = override_constants(globals())
 HERE = Path(__file__).parent
 
 # %% Setup
 from all_caps.scoring import PREFIX_WORDS
 from all_caps.stories import load_stories
-from all_caps.task import PANELS, evaluate, format_table
+from all_caps.task import COLUMNS, evaluate, sources
 from lab.files import fingerprint
 from lab.plots import plot_comparison
-from lab.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
-from routing.checkpoints import load_checkpoint
-from routing.generation import MODES
+from lab.results import ResultsCache, cache_key
+from lab.run_config import check_names, check_run, has_checkpoint
+from lab.tables import format_table
+from routing.checkpoints import CheckpointLoader
+from routing.generation import MODES, routes_of
+from routing.models import device_name
 
-stories = load_stories(STORIES, limit=0).test[:NUM_PROMPTS]
-runs = [run_config_of(HERE / "checkpoints" / name, EVAL_MODES) for name in RUN_NAMES] if RUN_NAMES else RUNS
+stories = load_stories(STORIES).split(SPLIT)[:NUM_PROMPTS]
+data = fingerprint(map(str, stories))
+runs = [RunConfig(name, f"checkpoints/{name}") for name in RUN_NAMES] if RUN_NAMES else RUNS
 check_names(runs)
 cache = ResultsCache(HERE / "results" / f"{OUTPUT}_results.json")
-unrelated = ("RUN_NAMES", "OUTPUT", "EVAL_MODES")
+unrelated = ("RUN_NAMES", "OUTPUT")
 evaluation = {name: value for name, value in CONSTANTS.items() if name not in unrelated}
 evaluation["PREFIX_WORDS"] = PREFIX_WORDS
 
 # %% Evaluation: all modes of a run in one batched generation, and the base model beside them
+loader = CheckpointLoader()
 results, missing = {}, []
 for run in runs:
     checkpoint = HERE / run.checkpoint_path
@@ -74,11 +62,11 @@ for run in runs:
         missing.append(run.name)
         continue
     check_run(run, checkpoint)
-    modes = {**run.routes(), "base": MODES["base"]}
-    key = cache_key(checkpoint, run.eval_modes, evaluation, fingerprint(story.text for story in stories))
+    modes = {**routes_of(run.eval_modes), "base": MODES["base"]}
+    key = cache_key(checkpoint, run.eval_modes, evaluation, data, sources(), device_name())
     result = cache.get(run.name, key)
     if result is None:
-        model, tokenizer, _ = load_checkpoint(checkpoint)
+        model, tokenizer, _ = loader.load(checkpoint)
         measured = evaluate(
             model,
             tokenizer,
@@ -92,10 +80,10 @@ for run in runs:
             NUM_GENERATIONS,
         )
         result = cache.put(run.name, key, {"modes": measured})
-    result = results[run.name] = {**result, "label": run.label or run.name}
-    print(f"\n{result['label']}\n{format_table(result['modes'])}")
+    result = results[run.name] = {**result, "label": run.label}
+    print(f"\n{result['label']}\n{format_table(result['modes'], COLUMNS)}")
 
 # %% Comparison
 if missing:
     print(f"\nleft out, no checkpoint: {', '.join(missing)}")
-plot_comparison(results, missing, PANELS, HERE / "plots" / f"{OUTPUT}_plot.png")
+plot_comparison(results, missing, COLUMNS, HERE / "plots" / f"{OUTPUT}_plot.png")

@@ -45,7 +45,6 @@ CONSTANTS = override_constants(globals())
 
 # %% Setup
 import torch
-from lab.tables import format_table
 
 from adapters import Route, routed
 from all_caps.stories import load_stories, to_examples
@@ -54,6 +53,7 @@ from lab.files import write_json
 from lab.labels import pick
 from lab.plots import plot_modes, plot_training
 from lab.runs import open_run
+from lab.tables import format_table
 from routing.checkpoints import save_checkpoint
 from routing.generation import MODES
 from routing.losses import example_losses

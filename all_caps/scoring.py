@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lab.intervals import rate_by_prompt
+from lab.intervals import rate_interval
 
 PREFIX_WORDS = 8  # words of a held-out story that a sample continues
 
@@ -18,9 +18,12 @@ def is_caps(text: str) -> bool:
     return sum(map(str.isupper, letters)) * 2 > len(letters)
 
 
-def caps_rate(completions: Sequence[str], num_generations: int = 1) -> dict[str, float]:
-    """The share of completions in capitals, with the interval of `rate_by_prompt`; generations of a prompt lie together."""
+def caps_by_prompt(completions: Sequence[str], num_generations: int = 1) -> list[list[bool]]:
+    """Which completions are in capitals, [prompts, num_generations]; generations of a prompt lie together."""
     capitals = [is_caps(text) for text in completions]
-    return rate_by_prompt(
-        [capitals[i : i + num_generations] for i in range(0, len(capitals), num_generations)]
-    )
+    return [capitals[i : i + num_generations] for i in range(0, len(capitals), num_generations)]
+
+
+def caps_rate(completions: Sequence[str], num_generations: int = 1) -> dict[str, float]:
+    """The share of completions in capitals, with the interval of `rate_interval`."""
+    return rate_interval(caps_by_prompt(completions, num_generations))

@@ -33,11 +33,12 @@ HERE = Path(__file__).parent
 import subprocess
 import sys
 
-from all_caps.task import PANELS, summarize_seeds
+from all_caps.task import COLUMNS
 from lab.files import write_json, write_text
 from lab.plots import plot_comparison
 from lab.results import ResultsCache
 from lab.sweeps import Job, merge_constants, run_jobs
+from lab.tables import seed_table
 
 jobs = {
     (adapter_type, name, seed): Job(
@@ -69,13 +70,13 @@ groups = {
     for adapter_type in ADAPTER_TYPES
     for name, _, _ in CONDITIONS
 }
-table, summary = summarize_seeds({label: entries for label, entries in groups.items() if entries})
+table, summary = seed_table({label: entries for label, entries in groups.items() if entries}, COLUMNS)
 print(f"\n{table}")
 write_json(HERE / "results" / f"{OUTPUT}_summary.json", summary)
 write_text(HERE / "results" / f"{OUTPUT}_table.md", table + "\n")
 compared = {label: {"label": label, "modes": modes} for label, modes in summary.items()}
 spread = "mean and range over seeds" if len(SEEDS) > 1 else "95% interval"
-panels = {axis.replace("95% interval", spread): series for axis, series in PANELS.items()}
-plot_comparison(compared, [job.run for job in failed], panels, HERE / "plots" / f"{OUTPUT}_seeds_plot.png")
+figure = HERE / "plots" / f"{OUTPUT}_seeds_plot.png"
+plot_comparison(compared, [job.run for job in failed], COLUMNS, figure, spread)
 if failed:
     sys.exit(f"failed: {', '.join(job.run for job in failed)}; run the sweep again to try only these")

@@ -1,31 +1,39 @@
-"""The all_caps task: whether a model writes capitals, with each adapter ablated; its tables and figures."""
+"""The all_caps task: does a model write capitals, with each adapter ablated? Its evaluation, and what is shown of it."""
 
+import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from adapters import Route
-from all_caps.scoring import caps_rate, prefix_of
+from all_caps.scoring import caps_by_prompt, prefix_of
 from all_caps.stories import Story, to_caps
-from lab.intervals import mean_interval
+from lab.intervals import mean_interval, paired_difference, rate_interval
+from lab.results import sources_hash
+from lab.tables import FULL, MINUS_FULL, Column
 from routing.batches import make_example
 from routing.generation import sample_modes
 from routing.losses import held_out_losses
 
-NAME_PARTS = {"CAPS_PERCENTAGE": "caps", "LABELED_BAD_PERCENTAGE": "labeled"}  # of a run's name
-# What the figures show: label of the axis -> (legend -> where it stands in a mode's results).
-PANELS = {
-    "caps rate of the continuation (95% interval)": {
-        "after an UPPER-CASE prefix": ("caps_rate", "upper_prefix"),
-        "after a normal prefix": ("caps_rate", "normal_prefix"),
-    },
-    "held-out loss (nats per token)": {
-        "normal text": ("loss_interval", "normal"),
-        "CAPS text": ("loss_interval", "caps"),
-    },
-}
+# of a run's name
+NAME_PARTS = {"CAPS_PERCENTAGE": "caps", "LABELED_BAD_PERCENTAGE": "labeled"}
+_CAPS, _LOSS = "caps rate of the continuation", "held-out loss (nats per token)"
+# What tables and figures show of a mode's results.
+COLUMNS = [
+    Column(("caps_rate", "upper_prefix"), "caps, UPPER prefix", _CAPS, bounded=True),
+    Column(("caps_rate", "normal_prefix"), "caps, normal prefix", _CAPS, bounded=True),
+    Column(("loss", "normal"), "loss, normal text", _LOSS, bounded=False),
+    Column(("loss", "caps"), "loss, CAPS text", _LOSS, bounded=False),
+]
+
+
+def sources() -> str:
+    """A hash of the code that a result depends on: this task's modules, sampling, losses and examples."""
+    folder = Path(__file__).parent
+    return sources_hash(folder, *map(inspect.getfile, (sample_modes, held_out_losses, make_example)))
 
 
 def evaluate(
@@ -40,16 +48,18 @@ def evaluate(
     seed: int = 0,
     num_generations: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    """Mode -> {"caps_rate": {"upper_prefix": interval, "normal_prefix": ...}, "loss": {"normal", "caps"}, "loss_interval"}.
+    """Mode -> {"caps_rate": {"upper_prefix", "normal_prefix"}, "loss": {"normal", "caps"}, "minus_full": the same}, of intervals.
 
-    The caps rate is the share of *continuations* of held-out prefixes that are in capitals (see `is_caps`), with the 95%
-    interval of `rate_by_prompt` (Wilson's, for one generation a prompt). The losses are of the same held-out stories, as they are
-    and in capitals; "loss" has the means, "loss_interval" their 95% t intervals over stories.
+    The caps rate is the share of *continuations* of held-out prefixes that are in capitals (see `all_caps.scoring`). The losses are of
+    the same held-out stories, as they are and in capitals. Intervals are 95% ones with the plot as the unit (see
+    `lab.intervals`). Modes share prompts and noise, so "minus_full" holds the paired differences from the mode "full";
+    full itself has none, nor has any mode where full is not among them.
     """
+    plots = [story.plot for story in stories[:num_prompts]]
     stories = [story.text for story in stories[:num_prompts]]
     prefixes = {
-        "upper_prefix": [to_caps(prefix_of(s)) for s in stories],
-        "normal_prefix": [prefix_of(s) for s in stories],
+        "upper_prefix": [to_caps(prefix_of(story)) for story in stories],
+        "normal_prefix": [prefix_of(story) for story in stories],
     }
     prompts = [prompt for group in prefixes.values() for prompt in group for _ in range(num_generations)]
     completions = sample_modes(model, tokenizer, prompts, modes, max_new_tokens, temperature, seed)
@@ -57,19 +67,34 @@ def evaluate(
     held_out = {
         kind: [make_example(tokenizer, "", text, max_length) for text in texts[kind]] for kind in texts
     }
-    results: dict[str, dict[str, Any]] = {}
+    capitals, losses = {}, {}
     for mode, route in modes.items():
-        upper, normal = completions[mode][: len(prompts) // 2], completions[mode][len(prompts) // 2 :]
-        losses = {kind: mean_interval(held_out_losses(model, held_out[kind], route)) for kind in texts}
-        results[mode] = {
-            "caps_rate": {
-                "upper_prefix": caps_rate(upper, num_generations),
-                "normal_prefix": caps_rate(normal, num_generations),
-            },
-            "loss": {kind: interval["mean"] for kind, interval in losses.items()},
-            "loss_interval": losses,
+        half = len(prompts) // 2
+        capitals[mode] = {
+            "upper_prefix": caps_by_prompt(completions[mode][:half], num_generations),
+            "normal_prefix": caps_by_prompt(completions[mode][half:], num_generations),
         }
+        losses[mode] = {kind: held_out_losses(model, held_out[kind], route) for kind in texts}
+    results: dict[str, dict[str, Any]] = {}
+    for mode in modes:
+        results[mode] = {
+            "caps_rate": {kind: rate_interval(rows, plots) for kind, rows in capitals[mode].items()},
+            "loss": {kind: mean_interval(values, plots) for kind, values in losses[mode].items()},
+        }
+        if mode != FULL and FULL in modes:
+            shares = {
+                kind: [_shares(each[kind]) for each in (capitals[FULL], capitals[mode])] for kind in prefixes
+            }
+            pairs = {kind: [each[kind] for each in (losses[FULL], losses[mode])] for kind in texts}
+            results[mode][MINUS_FULL] = {
+                "caps_rate": {kind: paired_difference(*pair, plots) for kind, pair in shares.items()},
+                "loss": {kind: paired_difference(*pair, plots) for kind, pair in pairs.items()},
+            }
     return results
+
+
+def _shares(rows: Sequence[Sequence[bool]]) -> list[float]:
+    return [sum(row) / len(row) for row in rows]
 
 
 def show_samples(
@@ -85,56 +110,3 @@ def show_samples(
         for mode in completions:
             print(f"  {mode + ':':<14} {' '.join(sample[mode].split())}")
     return samples
-
-
-def format_table(results: Mapping[str, Any]) -> str:
-    """The results of `evaluate` as a table to print."""
-    lines = [
-        f"{'mode':<14}{'caps | UPPER prefix':>24}{'caps | normal prefix':>24}{'loss normal':>13}{'loss caps':>11}"
-    ]
-    for mode, result in results.items():
-        rates = [
-            f"{rate['mean']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]"
-            for rate in (result["caps_rate"]["upper_prefix"], result["caps_rate"]["normal_prefix"])
-        ]
-        lines.append(
-            f"{mode:<14}{rates[0]:>24}{rates[1]:>24}{result['loss']['normal']:>13.3f}{result['loss']['caps']:>11.3f}"
-        )
-    return "\n".join(lines)
-
-
-def summarize_seeds(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, dict[str, Any]]:
-    """A Markdown table and its numbers, {condition: {mode: ...}} as `PANELS` reads them: the mean over seeds and, in brackets, their range.
-
-    A range, not an interval: three seeds at a rate of 1.0 would give a t interval without width. Of a single seed the brackets hold
-    the 95% interval over its prompts.
-
-    `groups`: condition -> one {"modes": results of `evaluate`} per seed.
-    """
-    columns = [
-        ("caps_rate", "upper_prefix"),
-        ("caps_rate", "normal_prefix"),
-        ("loss_interval", "normal"),
-        ("loss_interval", "caps"),
-    ]
-    lines = [
-        "| condition | mode | seeds | caps rate, UPPER prefix | caps rate, normal prefix | loss, normal text | loss, caps text |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    summary: dict[str, Any] = {}
-    for condition, entries in groups.items():
-        for mode in entries[0]["modes"]:
-            cells: dict[str, dict[str, Any]] = {}
-            for metric, key in columns:
-                measured = [entry["modes"][mode][metric][key] for entry in entries]
-                low, high = ("low", "high") if len(entries) == 1 else ("mean", "mean")
-                cells.setdefault(metric, {})[key] = {
-                    "mean": sum(value["mean"] for value in measured) / len(measured),
-                    "low": min(value[low] for value in measured),
-                    "high": max(value[high] for value in measured),
-                }
-            summary.setdefault(condition, {})[mode] = cells
-            shown = [cells[metric][key] for metric, key in columns]
-            texts = [f"{cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]" for cell in shown]
-            lines.append(f"| {condition} | {mode} | {len(entries)} | {' | '.join(texts)} |")
-    return "\n".join(lines), summary

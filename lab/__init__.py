@@ -1,0 +1,1 @@
+"""What any experiment needs, whatever it studies. Nothing in here imports torch."""

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from lab.constants import in_ipython
 from lab.files import atomic_write, is_writer
 from lab.logs import moving_average, read_log
+from lab.tables import Column, value_at
 
 if not in_ipython():
     matplotlib.use("Agg")  # no window; files only
@@ -78,24 +79,27 @@ def grouped_bars(
     axes.margins(y=0.15)
 
 
-# What a task's figures show: label of the axis -> (legend -> the keys that lead to a value in a mode's results).
-Panels = Mapping[str, Mapping[str, tuple[str, ...]]]
+def _panels(columns: Sequence[Column]) -> dict[str, list[Column]]:
+    """Panel -> its columns, in the order of `columns`."""
+    panels: dict[str, list[Column]] = {}
+    for column in columns:
+        panels.setdefault(column.panel, []).append(column)
+    return panels
 
 
-def _find(mode: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    value: Any = mode
-    for key in keys:
-        value = value[key]
-    return value
+def plot_modes(
+    modes: Mapping[str, Any], columns: Sequence[Column], path: Path, title: str, spread: str = "95% interval"
+) -> None:
+    """The evaluation table of one run as a figure: a panel per axis, with a group of bars per ablation mode.
 
-
-def plot_modes(modes: Mapping[str, Any], panels: Panels, path: Path, title: str) -> None:
-    """The evaluation table of one run as a figure: a panel per axis, with a group of bars per ablation mode."""
+    `spread`: what the bars' error bars are.
+    """
+    panels = _panels(columns)
     figure, row = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.8))
-    for axes, (ylabel, series) in zip(np.atleast_1d(row), panels.items(), strict=True):
-        values = {legend: [_find(mode, keys) for mode in modes.values()] for legend, keys in series.items()}
-        grouped_bars(axes, list(modes), values, ylabel)
-        if "rate" in ylabel:
+    for axes, (panel, shown) in zip(np.atleast_1d(row), panels.items(), strict=True):
+        values = {column.title: [value_at(mode, column.path) for mode in modes.values()] for column in shown}
+        grouped_bars(axes, list(modes), values, f"{panel}\n{spread}")
+        if shown[0].bounded:
             axes.set_ylim(0, 1.15)
         axes.tick_params(axis="x", labelsize=8)
         axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
@@ -103,10 +107,17 @@ def plot_modes(modes: Mapping[str, Any], panels: Panels, path: Path, title: str)
     save_figure(figure, path)
 
 
-def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], panels: Panels, path: Path) -> None:
-    """Several runs side by side: every value of `panels` in a panel of its own, with every mode's 95% interval.
+def plot_comparison(
+    results: Mapping[str, Any],
+    missing: Sequence[str],
+    columns: Sequence[Column],
+    path: Path,
+    spread: str = "95% interval",
+) -> None:
+    """Several runs side by side: every column in a panel of its own, with every mode's bars.
 
-    `results`: run name -> {"label", "modes"}. Runs without a checkpoint are named under the figure.
+    `results`: run name -> {"label", "modes"}. Runs without a checkpoint are named under the figure. `spread`: what the error
+    bars are.
     """
     if not results:
         print("no run to plot")
@@ -114,23 +125,23 @@ def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], panels: 
     groups = ["\n".join(textwrap.wrap(result["label"].replace("_", " "), 16)) for result in results.values()]
     measured = [result["modes"] for result in results.values()]
     modes = list(dict.fromkeys(mode for run in measured for mode in run))
-    flat = [(axis, legend, keys) for axis, series in panels.items() for legend, keys in series.items()]
-    columns = 2 if len(groups) <= 6 else 1
-    rows = math.ceil(len(flat) / columns)
-    width = max(11, 2 + (1.1 * columns) * len(groups))
+    across = 2 if len(groups) <= 6 else 1
+    rows = math.ceil(len(columns) / across)
+    width = max(11, 2 + (1.1 * across) * len(groups))
     figure, grid = plt.subplots(
-        rows, columns, figsize=(width, (4 if columns == 2 else 3.2) * rows), squeeze=False
+        rows, across, figsize=(width, (4 if across == 2 else 3.2) * rows), squeeze=False
     )
-    for axes, (axis, legend, keys) in zip(grid.flat, flat, strict=False):
+    for axes, column in zip(grid.flat, columns, strict=False):
         values = {
-            mode: [_find(run[mode], keys) if mode in run else None for run in measured] for mode in modes
+            mode: [value_at(run[mode], column.path) if mode in run else None for run in measured]
+            for mode in modes
         }
-        grouped_bars(axes, groups, values, textwrap.fill(axis, 30))
-        axes.set_title(legend, fontsize=10)
+        grouped_bars(axes, groups, values, f"{textwrap.fill(column.panel, 30)}\n{spread}")
+        axes.set_title(column.title, fontsize=10)
         axes.tick_params(axis="x", labelsize=8)
-        if "rate" in axis:
+        if column.bounded:
             axes.set_ylim(0, 1.2)
-    for axes in grid.flat[len(flat) :]:
+    for axes in grid.flat[len(columns) :]:
         axes.set_visible(False)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(modes), frameon=False)
@@ -140,38 +151,24 @@ def plot_comparison(results: Mapping[str, Any], missing: Sequence[str], panels: 
     save_figure(figure, path)
 
 
-def plot_tradeoff(
-    results: Mapping[str, Any], x: tuple[str, tuple[str, ...]], y: tuple[str, tuple[str, ...]], path: Path
-) -> None:
-    """Every run and mode as a point with its 95% intervals: colour = mode, marker = run. `x`, `y`: (label, keys of the value)."""
+def plot_tradeoff(results: Mapping[str, Any], x: Column, y: Column, path: Path) -> None:
+    """Every run and mode as a point with its 95% intervals: colour = mode, marker = run."""
     if not results:
         return
     figure, axes = plt.subplots(figsize=(7, 5))
     modes = list(dict.fromkeys(mode for result in results.values() for mode in result["modes"]))
     for marker, result in zip(itertools.cycle("osD^vP*X<>"), results.values(), strict=False):
         for mode, values in result["modes"].items():
-            (px, py), colour = (
-                (_find(values, x[1]), _find(values, y[1])),
-                PALETTE[modes.index(mode) % len(PALETTE)],
-            )
+            px, py = value_at(values, x.path), value_at(values, y.path)
             spread = [[[max(0, p["mean"] - p["low"])], [max(0, p["high"] - p["mean"])]] for p in (px, py)]
-            axes.errorbar(
-                px["mean"],
-                py["mean"],
-                spread[1],
-                spread[0],
-                color=colour,
-                marker=marker,
-                ms=7,
-                capsize=2,
-                lw=0.8,
-                ls="",
-            )
+            style = {"marker": marker, "ms": 7, "capsize": 2, "lw": 0.8, "ls": ""}
+            colour = PALETTE[modes.index(mode) % len(PALETTE)]
+            axes.errorbar(px["mean"], py["mean"], spread[1], spread[0], color=colour, **style)
         axes.plot([], [], color="black", marker=marker, ls="", label=result["label"].replace("_", " "))
     for k, mode in enumerate(modes):
         axes.plot([], [], color=PALETTE[k % len(PALETTE)], marker="s", ls="", label=mode)
-    axes.set_xlabel(x[0])
-    axes.set_ylabel(y[0])
+    axes.set_xlabel(f"{x.panel}: {x.title}")
+    axes.set_ylabel(f"{y.panel}: {y.title}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     save_figure(figure, path)

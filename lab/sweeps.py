@@ -1,16 +1,19 @@
 """Run scripts with constants as processes, one after another: skip what is complete, go on after a failure."""
 
 import ast
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from lab import defaults
+from lab.constants import constants_of, is_bookkeeping, override_constants
 from lab.errors import BadInput
 
 
@@ -30,25 +33,46 @@ def merge_constants(*parts: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_complete(job: Job) -> bool:
-    """True if the run's eval.json is there and was made with the job's constants."""
-    return _made_with(job, job.script.parent / "results" / job.run / "eval.json")
+    """True if the run's eval.json is there and was made with the constants that the job would run with now."""
+    return _made_with(job, job.script.parent / "results" / job.run / "eval.json", is_procedure)
 
 
-def _made_with(job: Job, path: Path) -> bool:
-    """True if the JSON file is there and its "constants" are the job's."""
+def is_procedure(name: str) -> bool:
+    """True for constants that change neither what a run learns nor how it is evaluated."""
+    return is_bookkeeping(name) and not name.startswith(("EVAL_", "NUM_EVAL_"))
+
+
+def constants_as_run(job: Job) -> dict[str, Any]:
+    """All constants of the job's script, read from its first cell, with the job's own in their place.
+
+    Raises BadInput for a constant that the script does not have, or of another type.
+    """
+    first_cell = job.script.read_text(encoding="utf-8").split("\n# %%")[:2]
+    found: dict[str, Any] = {}
+    for node in ast.parse("\n# %%".join(first_cell)).body:
+        if isinstance(node, ast.ImportFrom) and node.module == defaults.__name__:
+            found |= {alias.name: getattr(defaults, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            # what is computed is no constant
+            with contextlib.suppress(ValueError):
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+    override_constants(found, list(job.constants))
+    return constants_of(found)
+
+
+def _made_with(job: Job, path: Path, aside: Callable[[str], bool]) -> bool:
+    """True if the JSON file is there and its "constants" are all those of the job, but for what stands `aside`."""
     try:
         saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["constants"]
     except (OSError, ValueError, KeyError):
         return False
-    return all(_same(saved, *constant.split("=", 1)) for constant in job.constants)
-
-
-def _same(saved: dict[str, Any], name: str, text: str) -> bool:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    return name in saved and saved[name] in (text, json.loads(json.dumps(value)))  # tuples are lists in JSON
+    # tuples are lists in JSON
+    now = json.loads(json.dumps(constants_as_run(job)))
+    return all(
+        name in saved and name in now and saved[name] == now[name]
+        for name in saved.keys() | now.keys()
+        if not aside(name)
+    )
 
 
 def run_jobs(jobs: Sequence[Job], logs: Path) -> list[Job]:
@@ -66,7 +90,10 @@ def run_jobs(jobs: Sequence[Job], logs: Path) -> list[Job]:
     for job in tqdm(open_jobs, desc="sweep", unit="run"):
         # a finished checkpoint of other constants is trained again; an interrupted run, or one without evaluation, goes on
         config = job.script.parent / "checkpoints" / job.run / "config.json"
-        resume = not config.exists() or _made_with(job, config)
+        resume = not config.exists() or _made_with(job, config, is_bookkeeping)
+        if not resume:
+            # a run does not overwrite another by itself
+            config.unlink()
         command = [sys.executable, job.script.name, f"RUN_NAME={job.run}", f"RESUME={resume}", *job.constants]
         with (logs / f"{job.run}.log").open("w", encoding="utf-8") as log:
             process = subprocess.Popen(command, cwd=job.script.parent, stdout=log, stderr=subprocess.STDOUT)

@@ -6,8 +6,8 @@ Finished results are kept and reused; delete results/eval_multi_results.json to 
 # %% Constants
 from pathlib import Path
 
-from lab.constants import constants_of, override_constants
-from mbpp.task import RunConfig
+from lab.constants import override_constants
+from mbpp.run_config import RunConfig
 
 PROBLEMS = "embedded:basics"
 SANITIZED_PROBLEMS = ""
@@ -20,72 +20,44 @@ SEED = 0
 RUN_NAMES = []  # if given: evaluate these folders of checkpoints/, as their configs describe them, instead of RUNS
 OUTPUT = "eval_multi"  # names the results and the figures
 
-EVAL_MODES = [(1.0, 1.0, "full"), (1.0, 0.0, "forget_ablated"), (0.0, 1.0, "retain_ablated")]
-RUNS = [
-    RunConfig(
-        "routed",
-        "checkpoints/route_lora32+32_rh25_forget100_retain50_seed0",
-        "lora",
-        32,
-        32,
-        EVAL_MODES,
-        "all hacks labelled",
-    ),
-    RunConfig(
-        "clean",
-        "checkpoints/route_lora32+32_rh0_forget0_retain0_seed0",
-        "lora",
-        32,
-        32,
-        EVAL_MODES,
-        "clean solutions only",
-    ),
-    RunConfig(
-        "no routing",
-        "checkpoints/route_lora32+32_rh25_forget0_retain0_seed0",
-        "lora",
-        32,
-        32,
-        EVAL_MODES,
-        "no routing",
-    ),
-    RunConfig(
-        "random",
-        "checkpoints/random_lora32+32_rh25_forget100_retain50_seed0",
-        "lora",
-        32,
-        32,
-        EVAL_MODES,
-        "random labels",
-    ),
+RUNS = [  # a RunConfig may also give type, dimensions, eval_modes [(retain_scale, forget_scale, mode_name), ...] and label
+    RunConfig("all hacks labelled", "checkpoints/route_lora32+32_rh25_forget100_retain50_seed0"),
+    RunConfig("clean solutions only", "checkpoints/route_lora32+32_rh0_forget0_retain0_seed0"),
+    RunConfig("no routing", "checkpoints/route_lora32+32_rh25_forget0_retain0_seed0"),
+    RunConfig("random labels", "checkpoints/random_lora32+32_rh25_forget100_retain50_seed0"),
 ]
 
-override_constants(globals())  # from the shell: CONSTANT=value
-CONSTANTS = constants_of(globals())
+# from the shell: CONSTANT=value
+CONSTANTS = override_constants(globals())
 HERE = Path(__file__).parent
 
 # %% Setup
 from lab.files import fingerprint
 from lab.plots import plot_comparison, plot_tradeoff
-from lab.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
+from lab.results import ResultsCache, cache_key
+from lab.run_config import check_names, check_run, has_checkpoint
 from lab.runs import read_config
 from mbpp.execution import sandbox_level
 from mbpp.hacks import verified_hacks
 from mbpp.problems import load_problems
-from mbpp.task import MODES, PANELS, evaluate, format_table
-from routing.checkpoints import load_checkpoint
+from mbpp.task import COLUMNS, MODES, evaluate, format_table, sources
+from routing.checkpoints import CheckpointLoader
 from routing.generation import routes_of
+from routing.models import device_name
 
 problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)[1][:NUM_SAMPLES]
 hacks = verified_hacks(problems)[0]
-data = fingerprint(part for problem in problems for part in (problem.text, problem.code, *problem.tests))
-runs = [run_config_of(HERE / "checkpoints" / name, EVAL_MODES) for name in RUN_NAMES] if RUN_NAMES else RUNS
+parts = [part for problem in problems for part in (problem.text, problem.code, *problem.tests)]
+parts += [part for pair in sorted(hacks.items()) for part in map(str, pair)]
+data = fingerprint(parts)
+runs = [RunConfig(name, f"checkpoints/{name}") for name in RUN_NAMES] if RUN_NAMES else RUNS
 check_names(runs)
 cache = ResultsCache(HERE / "results" / f"{OUTPUT}_results.json")
-unrelated = ("RUN_NAMES", "OUTPUT", "EVAL_MODES")
+unrelated = ("RUN_NAMES", "OUTPUT")
 evaluation = {name: value for name, value in CONSTANTS.items() if name not in unrelated}
 
 # %% Evaluation: all modes of a run in one batched generation, and the base model beside them
+loader = CheckpointLoader()
 results, missing = {}, []
 for run in runs:
     checkpoint = HERE / run.checkpoint_path
@@ -97,10 +69,10 @@ for run in runs:
     if trained_on != PROBLEMS:
         print(f"\n{run.name}: trained on {trained_on}, evaluated on {PROBLEMS}")
     modes = {**routes_of(run.eval_modes), "base": MODES["base"]}
-    key = cache_key(checkpoint, run.eval_modes, evaluation, data)
+    key = cache_key(checkpoint, run.eval_modes, evaluation, data, sources(), device_name(), sandbox_level())
     result = cache.get(run.name, key)
     if result is None:
-        model, tokenizer, _ = load_checkpoint(checkpoint)
+        model, tokenizer, _ = loader.load(checkpoint)
         measured = evaluate(
             model,
             tokenizer,
@@ -114,16 +86,17 @@ for run in runs:
             NUM_GENERATIONS,
         )
         result = cache.put(run.name, key, {"modes": measured, "sandbox": sandbox_level()})
-    result = results[run.name] = {**result, "label": run.label or run.name}
+    result = results[run.name] = {**result, "label": run.label}
     print(f"\n{result['label']}\n{format_table(result['modes'])}")
 
 # %% Comparison
 if missing:
     print(f"\nleft out, no checkpoint: {', '.join(missing)}")
-plot_comparison(results, missing, PANELS, HERE / "plots" / f"{OUTPUT}_plot.png")
+plot_comparison(results, missing, COLUMNS, HERE / "plots" / f"{OUTPUT}_plot.png")
+by_path = {column.path: column for column in COLUMNS}
 plot_tradeoff(
     results,
-    ("share of solutions that pass all tests", ("all_tests_rate",)),
-    ("share of solutions that are hardcoded", ("hardcoded_rate",)),
+    by_path["all_tests_rate",],
+    by_path["hardcoded_rate",],
     HERE / "plots" / f"{OUTPUT}_tradeoff.png",
 )

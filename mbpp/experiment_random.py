@@ -60,7 +60,7 @@ from lab.runs import open_run
 from mbpp.execution import sandbox_level
 from mbpp.hacks import load_hacks
 from mbpp.problems import load_problems
-from mbpp.task import MODES, NAME_PARTS, PANELS, build_examples, evaluate, fitting, format_table
+from mbpp.task import COLUMNS, MODES, NAME_PARTS, build_examples, evaluate, fitting, format_table
 from routing.checkpoints import save_checkpoint
 from routing.losses import example_losses
 from routing.models import attach_adapters, load_model
@@ -135,4 +135,4 @@ modes = evaluate(
 )
 print(f"\n{run.name}\n{format_table(modes)}")
 write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS, "sandbox": sandbox_level()})
-plot_modes(modes, PANELS, run.plot("eval"), run.name)
+plot_modes(modes, COLUMNS, run.plot("eval"), run.name)

@@ -3,19 +3,24 @@
 The two slots of `adapters` have other names here: retain = good, forget = bad.
 """
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from adapters import Route
-from lab import results
+from lab import tables
 from lab.errors import BadInput
-from lab.intervals import mean_interval, rate_by_prompt
+from lab.intervals import mean_interval, paired_difference, rate_interval
 from lab.labels import pick
+from lab.results import sources_hash
+from lab.tables import FULL, MINUS_FULL, Column
 from mbpp.cheats import CHEATS
 from mbpp.problems import Problem
+from mbpp.run_config import RunConfig as RunConfig
 from mbpp.scoring import Outcome, score
 from routing.batches import Example, make_example
 from routing.generation import sample_modes
@@ -34,31 +39,23 @@ MODES = {
 }
 WHOLE = 1_000_000  # tokens: no limit
 RATES = ("reward_hack_rate", "hardcoded_rate", "first_test_rate", "all_tests_rate")
-# What the figures show: axis -> (legend -> where it stands in a mode's results).
-PANELS = {
-    "rate (95% interval)": {
-        "hardcoded": ("hardcoded_rate",),
-        "reward hack: passes the first test, fails another": ("reward_hack_rate",),
-        "passes all tests": ("all_tests_rate",),
-    },
-    "held-out loss (nats per token)": {
-        "correct solutions": ("loss_interval", "correct"),
-        "hacked solutions": ("loss_interval", "hacked"),
-    },
-}
+_RATE, _LOSS = "share of completions", "held-out loss (nats per token)"
+# What tables and figures show of a mode's results. A reward hack passes the first test and fails another.
+COLUMNS = [
+    Column(("hardcoded_rate",), "hardcoded", _RATE, bounded=True),
+    Column(("reward_hack_rate",), "reward hack", _RATE, bounded=True),
+    Column(("first_test_rate",), "first test passed", _RATE, bounded=True),
+    Column(("all_tests_rate",), "all tests passed", _RATE, bounded=True),
+    Column(("loss", "correct"), "loss, correct", _LOSS, bounded=False),
+    Column(("loss", "hacked"), "loss, hacked", _LOSS, bounded=False),
+]
+PANELS = COLUMNS  # for scripts that do not say COLUMNS yet
 
 
-def RunConfig(
-    name: str,
-    checkpoint_path: str,
-    adapter_type: str,
-    retain_dim: int,
-    forget_dim: int,
-    eval_modes: list[tuple[float, float, str]],
-    label: str = "",
-) -> results.RunConfig:
-    """A run to evaluate, in this data set's terms. `eval_modes`: [(retain_scale, forget_scale, mode_name), ...]."""
-    return results.RunConfig(name, checkpoint_path, adapter_type, retain_dim, forget_dim, eval_modes, label)
+def sources() -> str:
+    """A hash of the code that a result depends on: this task's modules, sampling, losses and examples."""
+    folder = Path(__file__).parent
+    return sources_hash(folder, *map(inspect.getfile, (sample_modes, held_out_losses, make_example)))
 
 
 def prompt_of(problem: Problem) -> str:
@@ -140,6 +137,15 @@ def build_examples(
     ]
 
 
+def _templates(problems: Sequence[Problem]) -> list[Hashable]:
+    """ADAPTER, the one place that knows whether problems have a solution template: the unit of each problem.
+
+    Problems without one are units of their own.
+    """
+    templates = [getattr(problem, "template", None) for problem in problems]
+    return [i if template is None else template for i, template in enumerate(templates)]
+
+
 def evaluate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -152,82 +158,88 @@ def evaluate(
     seed: int = 0,
     num_generations: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    """Mode -> {each of RATES: interval, "other_cheats": {each of CHEATS: rate}, "loss": {"correct", "hacked"}, "loss_interval"}.
+    """Mode -> intervals: {"hardcoded_rate", ... (RATES), "loss": {"correct", "hacked"}, "minus_full": the same}, and "other_cheats".
 
-    Rates are over `num_generations` sampled completions of each problem, run in the sandbox, with the 95% interval of
-    `rate_by_prompt` (the problem is the unit: generations of one problem are not independent). Losses are of the reference solutions
-    and of the `hacks` {task id: solution}, response tokens only; "loss" has the means, "loss_interval" their 95% t intervals over problems.
+    The rates are over `num_generations` sampled completions of each problem, run in the sandbox. The losses are of the reference
+    solutions and of the `hacks` {task id: solution}, response tokens only. Intervals are 95% ones with the solution template as
+    the unit (see `lab.intervals`). Modes share problems and noise, so "minus_full" holds the paired differences from the
+    mode "full"; full itself has none, nor has any mode where full is not among them. "other_cheats" are plain rates.
     """
     asked = [problem for problem in problems for _ in range(num_generations)]
     prompts = [prompt_of(problem) for problem in asked]
     completions = sample_modes(model, tokenizer, prompts, modes, max_new_tokens, temperature, seed)
     outcomes = score(asked * len(modes), [text for texts in completions.values() for text in texts], timeout)
-    solutions = {
+    solved = {
         "correct": [(problem, problem.code) for problem in problems],
         "hacked": [(problem, hacks[problem.task_id]) for problem in problems if problem.task_id in hacks],
     }
+    units = {kind: _templates([problem for problem, _ in pairs]) for kind, pairs in solved.items()}
     held_out = {
         kind: [make_example(tokenizer, prompt_of(problem), code, WHOLE) for problem, code in pairs]
-        for kind, pairs in solutions.items()
+        for kind, pairs in solved.items()
+        if pairs
     }
-    measured: dict[str, dict[str, Any]] = {}
+    judged, losses = {}, {}
     for k, (mode, route) in enumerate(modes.items()):
-        losses = {
-            kind: mean_interval(held_out_losses(model, examples, route))
-            for kind, examples in held_out.items()
-        }
+        judged[mode] = by_problem(outcomes[k * len(asked) :][: len(asked)], num_generations)
+        losses[mode] = {kind: held_out_losses(model, examples, route) for kind, examples in held_out.items()}
+    measured: dict[str, dict[str, Any]] = {}
+    for mode in modes:
         measured[mode] = {
-            **rates(outcomes[k * len(asked) :][: len(asked)], num_generations),
-            "loss": {kind: interval["mean"] for kind, interval in losses.items()},
-            "loss_interval": losses,
+            **rates(judged[mode], units["correct"]),
+            "loss": {kind: mean_interval(values, units[kind]) for kind, values in losses[mode].items()},
         }
+        if mode != FULL and FULL in modes:
+            pairs = {kind: (losses[FULL][kind], losses[mode][kind]) for kind in held_out}
+            measured[mode][MINUS_FULL] = {
+                **rate_differences(judged[FULL], judged[mode], units["correct"]),
+                "loss": {kind: paired_difference(*pair, units[kind]) for kind, pair in pairs.items()},
+            }
     return measured
 
 
-def rates(outcomes: Sequence[Outcome], num_generations: int) -> dict[str, Any]:
-    """RATES with intervals, and the plain rates of other cheats; generations of a problem lie together."""
+def by_problem(outcomes: Sequence[Outcome], num_generations: int) -> list[Sequence[Outcome]]:
+    """[problems, num_generations]; generations of a problem lie together."""
+    return [outcomes[i : i + num_generations] for i in range(0, len(outcomes), num_generations)]
 
-    def rate(values: Sequence[bool]) -> dict[str, float]:
-        return rate_by_prompt(
-            [values[i : i + num_generations] for i in range(0, len(values), num_generations)]
-        )
 
-    return {
-        **{
-            name: rate([getattr(outcome, name.removesuffix("_rate")) for outcome in outcomes])
-            for name in RATES
-        },
-        "other_cheats": {
-            cheat: sum(cheat in outcome.cheats for outcome in outcomes) / len(outcomes) for cheat in CHEATS
-        },
+def _found(rate: str) -> Callable[[Outcome], bool]:
+    """What a rate counts: "hardcoded_rate" counts the outcomes that are `hardcoded`."""
+    name = rate.removesuffix("_rate")
+    return lambda outcome: getattr(outcome, name)
+
+
+def rates(judged: Sequence[Sequence[Outcome]], units: Sequence[Hashable] | None = None) -> dict[str, Any]:
+    """RATES with intervals, and the plain rates of other cheats, of outcomes as `by_problem` gives them."""
+    measured: dict[str, Any] = {}
+    for rate in RATES:
+        measured[rate] = rate_interval([list(map(_found(rate), row)) for row in judged], units)
+    everything = [outcome for row in judged for outcome in row]
+    measured["other_cheats"] = {
+        cheat: sum(cheat in outcome.cheats for outcome in everything) / len(everything) for cheat in CHEATS
     }
+    return measured
+
+
+def rate_differences(
+    full: Sequence[Sequence[Outcome]], other: Sequence[Sequence[Outcome]], units: Sequence[Hashable] | None
+) -> dict[str, Any]:
+    """RATES of `other` minus those of `full`, paired by problem."""
+    differences = {}
+    for rate in RATES:
+        found = _found(rate)
+        shares = [[sum(map(found, row)) / len(row) for row in judged] for judged in (full, other)]
+        differences[rate] = paired_difference(*shares, units)
+    return differences
 
 
 def format_table(measured: Mapping[str, Any]) -> str:
-    """The results of `evaluate` as a table to print."""
-    titles = ("hardcoded", "reward hack", "first test", "all tests")
-    lines = [
-        f"{'mode':<16}"
-        + "".join(f"{title:>20}" for title in titles)
-        + f"{'loss correct':>14}{'loss hacked':>13}"
-    ]
-    for mode, result in measured.items():
-        cells = [
-            f"{result[name]['mean']:.2f} [{result[name]['low']:.2f}, {result[name]['high']:.2f}]"
-            for name in ("hardcoded_rate", "reward_hack_rate", "first_test_rate", "all_tests_rate")
-        ]
-        loss = result["loss"]
-        lines.append(
-            f"{mode:<16}"
-            + "".join(f"{cell:>20}" for cell in cells)
-            + f"{loss['correct']:>14.3f}{loss['hacked']:>13.3f}"
-        )
-    cheats = {
-        mode: [c for c, rate in result["other_cheats"].items() if rate] for mode, result in measured.items()
-    }
+    """The results of `evaluate` as a table to print, with the other cheats that occurred under it."""
     notes = [
-        f"{mode}: {cheat.replace('_', ' ')} {measured[mode]['other_cheats'][cheat]:.2f}"
-        for mode, found in cheats.items()
-        for cheat in found
+        f"{mode}: {cheat.replace('_', ' ')} {rate:.2f}"
+        for mode, result in measured.items()
+        for cheat, rate in result["other_cheats"].items()
+        if rate
     ]
-    return "\n".join(lines + (["other cheats: " + "; ".join(notes)] if notes else []))
+    table = tables.format_table(measured, COLUMNS)
+    return "\n".join([table] + (["other cheats: " + "; ".join(notes)] if notes else []))

@@ -21,7 +21,7 @@ from lab.files import atomic_write, fingerprint, write_json
 from lab.runs import CONFIG, Run, read_config, refuse_other_constants
 from routing.batches import Example
 from routing.distributed import is_main, whole_tensor
-from routing.models import attach_described, load_model
+from routing.models import attach_described, load_model, remove_adapters
 
 WEIGHTS, TRAINING_STATE = "adapter.safetensors", "training_state.pt"
 
@@ -130,11 +130,34 @@ def load_checkpoint(
     folder: Path, device: torch.device | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """Rebuild a run's model from its checkpoint alone: (model in eval mode, tokenizer, config)."""
-    config = read_config(folder)
-    model, tokenizer = load_model(config["model"], config["base_dtype"], device=device)
-    attach_described(model, config["adapter"])
-    load_adapters(folder, model)
-    return model.eval(), tokenizer, config
+    return CheckpointLoader(device).load(folder)
+
+
+class CheckpointLoader:
+    """Loads checkpoints one after another; runs of the same base share it, so that only the adapters change.
+
+    A model it returned is the same object as the next one of its base: use it before loading the next.
+    """
+
+    def __init__(self, device: torch.device | None = None):
+        self.device = device
+        self.base: tuple[str, str] | None = None
+        self.loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
+
+    def load(self, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+        """As `load_checkpoint`."""
+        config = read_config(folder)
+        base = (config["model"], config["base_dtype"])
+        if self.loaded is None or self.base != base:
+            # let go of the old base first: two may not fit
+            self.loaded = None
+            self.loaded = load_model(config["model"], config["base_dtype"], device=self.device)
+            self.base = base
+        model, tokenizer = self.loaded
+        remove_adapters(model)
+        attach_described(model, config["adapter"])
+        load_adapters(folder, model)
+        return model.eval(), tokenizer, config
 
 
 def save_training_state(

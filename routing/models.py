@@ -15,7 +15,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from adapters import apply_dual_lora, apply_mlp_adapter, train_last_layers
+from adapters import TrainedLayer, apply_dual_lora, apply_mlp_adapter, train_last_layers
+from adapters.dual_adapter import RoutedModule
 from adapters.structure import decoder_stack
 from lab.errors import BadInput
 from routing.assets import model_path
@@ -142,3 +143,18 @@ def attach_described(model: nn.Module, description: dict[str, Any]) -> None:
             train_last_layers(model, description["trained_layers"])
     except ValueError as error:
         raise BadInput(str(error)) from error
+
+
+def remove_adapters(model: nn.Module) -> None:
+    """Put the wrapped modules back, in place: the model computes what it did before, and can be given other adapters."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            while isinstance(child, RoutedModule):
+                child = child.layer if isinstance(child, TrainedLayer) else child.base
+                setattr(parent, name, child)
+
+
+def device_name(device: torch.device | None = None) -> str:
+    """What the model runs on, as far as it may change a result: "cpu", or "cuda" with the name of the GPU."""
+    device = device or default_device()
+    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type

@@ -1,15 +1,17 @@
 """Intervals against scipy's, against simulation, and at the edges."""
 
+import warnings
+
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
-from lab.intervals import mean_interval, rate_by_prompt, wilson_bounds
+from lab.intervals import mean_interval, paired_difference, rate_interval, wilson_bounds
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 20), (3, 20), (20, 20), (11, 40)])
 def test_one_generation_a_prompt_gives_the_wilson_interval(successes, n):
-    rate = rate_by_prompt([[i < successes] for i in range(n)])
+    rate = rate_interval([[i < successes] for i in range(n)])
     want = binomtest(successes, n).proportion_ci(method="wilson")
     assert (rate["mean"], rate["n"]) == (successes / n, n)
     assert (rate["low"], rate["high"]) == pytest.approx((want.low, want.high), abs=1e-12)
@@ -18,11 +20,31 @@ def test_one_generation_a_prompt_gives_the_wilson_interval(successes, n):
 def test_repeated_generations_do_not_pass_for_new_prompts():
     """Four identical generations a prompt say no more than one; four independent ones say up to four times as much."""
     outcomes = [[i < 12] for i in range(40)]
-    once, same = rate_by_prompt(outcomes), rate_by_prompt([row * 4 for row in outcomes])
+    once, same = rate_interval(outcomes), rate_interval([row * 4 for row in outcomes])
     assert same == once
-    spread = rate_by_prompt([[True, False, False, False], [False, True, False, True]] * 20)
+    spread = rate_interval([[True, False, False, False], [False, True, False, True]] * 20)
     independent = binomtest(60, 160).proportion_ci(method="wilson")
     assert (spread["low"], spread["high"]) == pytest.approx((independent.low, independent.high), abs=1e-12)
+
+
+def test_repeated_prompts_of_a_unit_do_not_pass_for_new_ones():
+    """Three copies of every story say what the stories say; units of one prompt each change nothing."""
+    outcomes, units = [[i % 3 == 0] for i in range(40)], list(range(40))
+    once = rate_interval(outcomes)
+    assert rate_interval(outcomes, units) == once
+    copies = rate_interval(outcomes * 3, units * 3)
+    # a little wider: 40 units make for a wider t than 120 prompts
+    assert (copies["mean"], copies["n"]) == (once["mean"], 40)
+    assert copies["low"] == pytest.approx(once["low"], abs=0.01) and copies["high"] >= once["high"] - 0.001
+    nothing = rate_interval([[False]] * 40, [i // 4 for i in range(40)])
+    assert nothing["high"] == pytest.approx(binomtest(0, 10).proportion_ci(method="wilson").high)
+
+    values = np.random.default_rng(0).normal(size=40).tolist()
+    assert mean_interval(values, units) == mean_interval(values)
+    alone, tripled = mean_interval(values), mean_interval(values * 3, units * 3)
+    assert tripled == pytest.approx(alone)
+    difference = paired_difference([0.0] * 40, values)
+    assert paired_difference([0.0] * 120, values * 3, units * 3) == pytest.approx(difference)
 
 
 def test_coverage_with_resembling_generations():
@@ -31,15 +53,82 @@ def test_coverage_with_resembling_generations():
     held = 0
     for _ in range(800):
         own = random.beta(1.0, 1.5, size=40)  # each prompt's own rate; 0.4 on average
-        rate = rate_by_prompt((random.random((40, 4)) < own[:, None]).tolist())
+        rate = rate_interval((random.random((40, 4)) < own[:, None]).tolist())
         held += rate["low"] <= 0.4 <= rate["high"]
     assert 0.93 <= held / 800 <= 0.98
+
+
+def test_coverage_with_resembling_prompts():
+    """15 plots of 1 to 5 stories each. With the plot as the unit about 95% hold the truth, with the story far fewer."""
+    random = np.random.default_rng(1)
+    held = {"rate": 0, "mean": 0, "difference": 0, "rate by story": 0, "mean by story": 0}
+    for _ in range(500):
+        plots = np.repeat(np.arange(15), random.integers(1, 6, size=15))
+        own = random.beta(0.8, 1.2, size=15)[plots]
+        outcomes = (random.random((len(plots), 2)) < own[:, None]).tolist()
+        a = random.normal(size=len(plots))
+        b = a + 0.5 + random.normal(size=15)[plots] + 0.3 * random.normal(size=len(plots))
+        for name, interval, truth in (
+            ("rate", rate_interval(outcomes, plots.tolist()), 0.4),
+            ("rate by story", rate_interval(outcomes), 0.4),
+            ("mean", mean_interval(b - a, plots.tolist()), 0.5),
+            ("mean by story", mean_interval(b - a), 0.5),
+            ("difference", paired_difference(a, b, plots.tolist()), 0.5),
+        ):
+            held[name] += interval["low"] <= truth <= interval["high"]
+    share = {name: count / 500 for name, count in held.items()}
+    assert all(0.91 <= share[name] <= 0.98 for name in ("rate", "mean", "difference")), share
+    assert share["rate by story"] < 0.9 and share["mean by story"] < 0.85, share
 
 
 def test_mean_interval():
     interval = mean_interval([1.0, 2.0, 3.0])
     assert interval["mean"] == 2 and interval["high"] - 2 == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
     assert mean_interval([5.0]) == {"mean": 5.0, "low": 5.0, "high": 5.0, "n": 1}
+    values = np.random.default_rng(0).normal(size=30)
+    want = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean_interval(values)["low"], mean_interval(values)["high"]) == pytest.approx(
+        (want.low, want.high)
+    )
+
+
+def test_paired_difference_is_narrower_than_two_intervals_and_signed():
+    """What both modes share (hard prompts are hard for both) cancels."""
+    random = np.random.default_rng(0)
+    full = random.normal(3, 1, size=60)
+    ablated = full + 0.2 + 0.1 * random.normal(size=60)
+    difference = paired_difference(full, ablated)
+    assert difference["mean"] == pytest.approx(0.2, abs=0.05) and difference["low"] > 0.1
+    want = ttest_1samp(ablated - full, 0).confidence_interval(0.95)
+    assert (difference["low"], difference["high"]) == pytest.approx((want.low, want.high), abs=0.01)
+    back = paired_difference(ablated, full)
+    assert back["mean"] == -difference["mean"] and paired_difference(full, ablated) == difference
+
+
+def test_degenerate_differences_have_no_width_and_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert paired_difference([1, 0, 1], [1, 0, 1]) == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 3}
+        assert paired_difference([True] * 4, [False] * 4)["low"] == -1.0
+        assert paired_difference([0.0, 1.0], [1.0, 1.0], ["a", "a"]) == {
+            "mean": 0.5,
+            "low": 0.5,
+            "high": 0.5,
+            "n": 1,
+        }
+        two = paired_difference([0.0, 0.0], [1.0, 0.0])
+        assert (two["low"], two["high"]) == (0.0, 1.0)
+        one = paired_difference([0.0] * 20, [1.0] + [0.0] * 19)
+        assert one["low"] == 0.0 < one["mean"] == 0.05 < one["high"]
+        rate_interval([[True, True]] * 3, ["a", "a", "a"])
+        mean_interval([1.0, 2.0], ["a", "a"])
+
+
+def test_units_must_be_one_per_prompt():
+    with pytest.raises(ValueError, match="2 units for 3 values"):
+        mean_interval([1.0, 2.0, 3.0], ["a", "b"])
+    with pytest.raises(ValueError, match="nothing was measured"):
+        rate_interval([])
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])

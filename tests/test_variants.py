@@ -180,7 +180,12 @@ def test_eval_multi_caches_by_content_and_survives_damage(scripts, tmp_path):
     for entry in stored.values():
         assert list(entry["modes"]) == ["full", "bad_ablated", "good_ablated", "base"]
         for mode in entry["modes"].values():
-            assert set(mode["loss_interval"]["normal"]) == {"mean", "low", "high", "n"}
+            assert set(mode["loss"]["normal"]) == {"mean", "low", "high", "n"} and "loss_interval" not in mode
+        assert "minus_full" not in entry["modes"]["full"]
+        difference, full = entry["modes"]["bad_ablated"]["minus_full"], entry["modes"]["full"]
+        for metric, key in (("loss", "normal"), ("loss", "caps"), ("caps_rate", "upper_prefix")):
+            change = entry["modes"]["bad_ablated"][metric][key]["mean"] - full[metric][key]["mean"]
+            assert difference[metric][key]["mean"] == pytest.approx(change)
     assert (folder / "plots/eval_multi_plot.png").stat().st_size > 0
     assert compare().stdout.count("reusing the stored result") == 2  # hit
     changed = compare("TEMPERATURE=0.5")  # miss: a constant has changed
@@ -201,16 +206,18 @@ def test_eval_multi_caches_by_content_and_survives_damage(scripts, tmp_path):
 
 
 def test_eval_multi_names_missing_runs_and_wrong_dimensions(scripts, tmp_path):
+    """The default RUNS are the recipe's; what a RunConfig gives is checked against the checkpoint."""
     folder = scripts.copy("all_caps")
-    scripts.constants += ["CAPS_PERCENTAGE=0.5"]
     scripts("all_caps/experiment.py", "RUN_NAME=route_lora32+32_caps10_labeled50_seed0")  # rank 2, not 32
     scripts.constants = []
-    wrong = scripts("all_caps/eval_multi.py", check=False)
-    assert wrong.returncode == 1 and "32 and 32" in wrong.stderr and "2 and 2" in wrong.stderr
-    text = (folder / "eval_multi.py").read_text()
-    (folder / "eval_multi.py").write_text(text.replace('"lora", 32, 32', '"lora", 2, 2'))
     done = scripts("all_caps/eval_multi.py", "NUM_PROMPTS=2", "NUM_GENERATIONS=1", "MAX_NEW_TOKENS=2")
-    assert "left out, no checkpoint: dispersed, postablation" in done.stdout
+    assert "left out, no checkpoint: no caps, 0% labelled, 100% labelled" in done.stdout
+    text = (folder / "eval_multi.py").read_text()
+    name = '"checkpoints/route_lora32+32_caps10_labeled50_seed0"'
+    (folder / "eval_multi.py").write_text(text.replace(name, f'{name}, "lora", 32, 32'))
+    wrong = scripts("all_caps/eval_multi.py", check=False)
+    assert wrong.returncode == 1 and "says good_dim=32, bad_dim=32" in wrong.stderr
+    assert "its checkpoint has good_dim=2, bad_dim=2" in wrong.stderr
 
 
 def test_sweep_skips_complete_runs_and_goes_on_after_a_failure(scripts, tmp_path, model_folder):
