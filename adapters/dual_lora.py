@@ -28,6 +28,7 @@ class DualLoRALinear(DualAdapter):
         self.base = base
         self.gains = tuple(alpha / dim if dim else 0.0 for dim in self.dims)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.adapt(self.base(x), self.dropout(x))

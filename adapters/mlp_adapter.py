@@ -24,6 +24,7 @@ class DualMLPAdapter(DualAdapter):
     def __init__(self, base: nn.Module, width: int, adapter_dim: int, bad_adapter_dim: int):
         super().__init__(width, width, (adapter_dim, bad_adapter_dim), like=next(base.parameters()))
         self.base = base
+        self.train(base.training)
 
     def forward(self, *args, **kwargs) -> Tensor:
         output = self.base(*args, **kwargs)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from adapters.dual_adapter import RoutedModule, squared_cosine
+from adapters.bottleneck import squared_cosine
+from adapters.dual_adapter import RoutedModule
 from adapters.structure import decoder_stack
 
 

@@ -1,5 +1,7 @@
 """The adapter modules: where they go, what they compute, scales, and clear errors."""
 
+import copy
+
 import pytest
 import torch
 from conftest import CONFIGS, randomize, tiny_model
@@ -36,7 +38,9 @@ def test_fresh_adapters_change_no_logit_and_sit_in_the_last_half(family, adapter
     before = logits(model)
     modules = attach(model, adapter_type)
     assert torch.equal(logits(model), before)
-    per_layer = 1 if adapter_type == "mlp" else 4 if family == "gpt2" else 7
+    # attention's projections are fused in four of them, and the MLP's in Phi-3
+    fused = family in ("gpt2", "gptneox", "phi3", "falcon")
+    per_layer = 1 if adapter_type == "mlp" else 4 if fused else 7
     names = [name for name, module in model.named_modules() if module in modules]
     assert len(names) == 2 * per_layer and all(".2." in name or ".3." in name for name in names)
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
@@ -52,6 +56,14 @@ def test_a_choice_of_layers():
         if isinstance(module, DualLoRALinear)
     }
     assert indices == {0, 3}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_adapters_are_in_the_mode_of_the_model(training):
+    """Beside a model in eval mode a dropout must not drop anything."""
+    model = tiny_model().train(training)
+    for module in attach(model, "lora", dropout=0.5):
+        assert module.training == module.dropout.training == training
 
 
 def test_parameter_names_and_shapes():
@@ -219,3 +231,81 @@ def test_output_cosines(adapter_type):
         logits(model)
     assert all(((c - 1).abs() < 1e-5).logical_or(c == 0).all() for c in cosines)
     assert all(module.cosines is None for module in modules)
+
+
+@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
+@pytest.mark.parametrize(
+    "change", ["in place", "data", "load", "exchange", "optimizer", "inference", "float64"]
+)
+def test_weights_kept_for_evaluation_follow_every_change(adapter_type, change):
+    """What `eval()` and no_grad keep from one forward to the next is what a forward with gradients computes."""
+    model = tiny_model().double() if change == "float64" else tiny_model()
+    modules = attach(model, adapter_type)
+    randomize(model)
+
+    def agree():
+        with torch.enable_grad():
+            want = model(input_ids=IDS).logits.detach()
+        for _ in range(2):
+            torch.testing.assert_close(logits_now(), want, rtol=1e-4, atol=1e-5)
+        return want
+
+    def logits_now():
+        with torch.no_grad():
+            return model(input_ids=IDS).logits
+
+    before = agree()
+    kept = [module._fused.down for module in modules]
+    logits_now()
+    assert all(module._fused.down is down for module, down in zip(modules, kept, strict=True))
+    parameters = good_params(model) + bad_params(model)
+    if change == "load":
+        model.load_state_dict({name: 2 * p for name, p in model.state_dict().items()})
+    elif change == "optimizer":
+        optimizer = torch.optim.AdamW(parameters, lr=0.1, fused=True)
+        model(input_ids=IDS).logits.square().mean().backward()
+        torch.testing.assert_close(logits_now(), before, rtol=1e-4, atol=1e-5)
+        optimizer.step()
+        optimizer.zero_grad()
+    elif change == "float64":
+        model.float()
+    elif change == "exchange":
+        for module in modules:
+            name = next(iter(dict(module.named_parameters(recurse=False))))
+            setattr(module, name, nn.Parameter(3 * getattr(module, name).detach()))
+    else:
+        with torch.inference_mode() if change == "inference" else torch.no_grad():
+            for p in parameters:
+                if change == "data":
+                    p.data = 1.5 * p
+                else:
+                    p.mul_(1.5)
+    if change != "float64":
+        assert not torch.allclose(agree(), before)
+    agree()
+    with ablated(model, "bad"):
+        agree()
+    set_scales(model, 0.5, -1.0)
+    agree()
+    with routed(model, [Route(), Route(bad_scale=0), Route(good_scale=2, bad_scale=-1)]):
+        agree()
+    twin = copy.deepcopy(model)
+    assert all(module._fused is None for module in routed_modules(twin))
+    with torch.no_grad():
+        for p in good_params(twin):
+            p.zero_()
+    agree()
+    model.train()
+    assert all(module._fused is None for module in modules)
+
+
+def test_alpha_over_rank_is_in_the_routes_columns_once():
+    """Modules of one size share their columns, whatever alpha is."""
+    model = tiny_model()
+    modules = apply_dual_lora(model, rank=3, bad_rank=2, alpha=7)
+    with routed(model, [Route()] * 3):
+        logits(model)
+        columns = {id(module.routing) for module in modules}
+        assert len(columns) == 1 and len(modules[0].routing._columns) == 1
+        ((_, scale),) = modules[0].routing._columns.values()
+    torch.testing.assert_close(scale[0, 0], torch.tensor([7 / 3] * 3 + [7 / 2] * 2))
