@@ -68,6 +68,7 @@ class DualAdapter(RoutedModule):
             )
         self.dims = tuple(dims)
         self.gains = (1.0, 1.0)  # fixed factor of each branch; LoRA's alpha / rank
+        self.may_be_flat = False  # whether examples x tokens may come as one dimension
         self._fused: FusedWeights | None = None
         for slot, dim in zip(SLOTS, dims, strict=True):
             # fp32 masters whatever the base's dtype: in bf16 most small updates would round to nothing.
@@ -96,6 +97,10 @@ class DualAdapter(RoutedModule):
         x = x.to(base.dtype)
         weights = self.get_good_params() + self.get_bad_params()
         record = self.cosines is not None and 0 not in self.dims
+        if record and self.may_be_flat and base.dim() == 2:
+            raise ValueError(
+                "output_cosines: this model flattens examples and tokens, so positions have no place"
+            )
         fixed = None if record else self._fixed_weights(weights, base.dtype)
         if fixed is not None:
             # gains are in `up` already, unless routes are set
@@ -154,6 +159,9 @@ class DualAdapter(RoutedModule):
             parts = [base.new_full((dim,), factor) for dim, factor in zip(self.dims, factors, strict=True)]
             return torch.cat(parts), None
         update, scale = self.routing.columns(self.dims, factors, base.dtype)
+        if base.dim() == 2 and self.may_be_flat and base.shape[0] % len(update) == 0:
+            shape = (len(update), base.shape[0] // len(update), -1)
+            return tuple(table.expand(shape).flatten(0, 1) for table in (scale, update))
         batch, tokens = base.shape[0], 1 if base.dim() == 2 else base.shape[1]
         if base.dim() not in (2, 3) or update.shape[0] != batch or update.shape[1] not in (1, tokens):
             raise ValueError(

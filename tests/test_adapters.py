@@ -16,6 +16,7 @@ from adapters import (
     apply_dual_lora,
     apply_mlp_adapter,
     bad_params,
+    describe,
     good_params,
     output_cosines,
     routed,
@@ -56,6 +57,15 @@ def test_a_choice_of_layers():
         if isinstance(module, DualLoRALinear)
     }
     assert indices == {0, 3}
+
+
+@pytest.mark.parametrize(
+    ("share", "layers"), [(1.0, [0, 1, 2, 3]), (0.75, [1, 2, 3]), (0.5, [2, 3]), (0.1, [3])]
+)
+def test_a_share_of_the_layers(share, layers):
+    model = tiny_model()
+    apply_mlp_adapter(model, 2, 2, layers=share)
+    assert describe(model)["layers"] == layers
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -177,6 +187,9 @@ def test_routes_that_do_not_fit_the_batch_are_an_error(routes):
             lambda m: apply_mlp_adapter(nn.ModuleList([nn.Sequential(nn.Linear(2, 2))] * 2), 1, 1),
         ),
         (ValueError, "between 0 and 3", lambda m: apply_dual_lora(tiny_model(), 1, 1, 1, layers=[4])),
+        (ValueError, "above 0 and at most 1", lambda m: apply_dual_lora(tiny_model(), 1, 1, 1, layers=0.0)),
+        (ValueError, "above 0 and at most 1", lambda m: apply_mlp_adapter(tiny_model(), 1, 1, layers=1.5)),
+        (ValueError, "a share such as 0.5", lambda m: apply_mlp_adapter(tiny_model(), 1, 1, layers=1)),
         (ValueError, "not all zero", lambda m: apply_dual_lora(tiny_model(), 0, 0, 1)),
     ],
 )
