@@ -7,7 +7,7 @@ import torch
 from conftest import CONFIGS, randomize, tiny_model
 from reference import attach, per_example_losses
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from adapters import (
     DualLoRALinear,
@@ -22,6 +22,7 @@ from adapters import (
     routed,
     routed_modules,
     set_scales,
+    train_last_layers,
 )
 
 IDS = torch.randint(2, 400, (3, 7), generator=torch.Generator().manual_seed(0))
@@ -322,3 +323,82 @@ def test_alpha_over_rank_is_in_the_routes_columns_once():
         assert len(columns) == 1 and len(modules[0].routing._columns) == 1
         ((_, scale),) = modules[0].routing._columns.values()
     torch.testing.assert_close(scale[0, 0], torch.tensor([7 / 3] * 3 + [7 / 2] * 2))
+
+
+def _with_dropout(adapter_type, trained_layers, checkpointing=False, dropout=0.3):
+    """A GPT-2 in fp64 and training mode that drops out in the residual stream, in attention and in its LoRAs."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        GPT2Config(**{**CONFIGS["gpt2"]().to_dict(), "resid_pdrop": dropout, "attn_pdrop": dropout}),
+        dtype=torch.float32,
+        attn_implementation="eager",
+    )
+    if adapter_type == "lora":
+        apply_dual_lora(model, 0 if trained_layers else 3, 2, alpha=4, dropout=dropout)
+    else:
+        apply_mlp_adapter(model, 0 if trained_layers else 3, 2)
+    if trained_layers:
+        train_last_layers(model, trained_layers)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    model.double().train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _penalised_losses(model, ids, ortho_lambda):
+    """[batch]; the recording of cosines has ended when the backward pass begins."""
+    with output_cosines(model) as cosines:
+        losses = per_example_losses(model, ids)
+    assert cosines
+    return losses + ortho_lambda * torch.stack(cosines).mean(0).mean(1)
+
+
+ROUTED = [Route(), Route(update_good=False), Route(0.5, 0.25), Route(update_bad=False, bad_scale=0.0)]
+
+
+@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
+@pytest.mark.parametrize("trained_layers", [0, 2])
+@pytest.mark.parametrize("ortho_lambda", [0.0, 2.0])
+def test_checkpointing_and_dropout_leave_every_example_its_exact_gradient(
+    adapter_type, trained_layers, ortho_lambda
+):
+    """One mixed batch, with and without activation checkpointing, against a loop over examples in ordinary autograd.
+
+    The loop, too, runs the whole batch forward, for its random numbers.
+    """
+    ids = torch.randint(2, 400, (len(ROUTED), 9), generator=torch.Generator().manual_seed(0))
+
+    def losses(model):
+        torch.manual_seed(7)
+        return _penalised_losses(model, ids, ortho_lambda) if ortho_lambda else per_example_losses(model, ids)
+
+    def mixed(model):
+        with routed(model, ROUTED):
+            found = losses(model)
+            found.mean().backward()
+        return [p.grad for params in (good_params, bad_params) for p in params(model)], found.detach()
+
+    got, values = mixed(_with_dropout(adapter_type, trained_layers))
+    again, same = mixed(_with_dropout(adapter_type, trained_layers, checkpointing=True))
+    assert torch.equal(values, same)
+    for a, b in zip(got, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    want = [torch.zeros_like(gradient) for gradient in got]
+    scales_only = [Route(good_scale=route.good_scale, bad_scale=route.bad_scale) for route in ROUTED]
+    for i, route in enumerate(ROUTED):
+        alone = _with_dropout(adapter_type, trained_layers)
+        with routed(alone, scales_only):
+            (losses(alone)[i] / len(ROUTED)).backward()
+        own = [(p, route.update_good) for p in good_params(alone)]
+        own += [(p, route.update_bad) for p in bad_params(alone)]
+        for total, (p, share) in zip(want, own, strict=True):
+            total += share * p.grad
+    largest = max(gradient.abs().max() for gradient in want if gradient.numel())
+    assert largest > 1e-5
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10 * largest.item())
