@@ -1,5 +1,6 @@
 """Two adapters side by side in a frozen model, and per-example control over which of them learns. Imports torch only."""
 
+from adapters.describe import attach, coverage, describe
 from adapters.dual_lora import DualLoRALinear, apply_dual_lora
 from adapters.mlp_adapter import DualMLPAdapter, apply_mlp_adapter
 from adapters.routes import (
@@ -22,7 +23,10 @@ __all__ = [
     "ablated",
     "apply_dual_lora",
     "apply_mlp_adapter",
+    "attach",
     "bad_params",
+    "coverage",
+    "describe",
     "good_params",
     "output_cosines",
     "routed",

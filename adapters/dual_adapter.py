@@ -1,98 +1,11 @@
-"""What both adapter types share: two low-dimensional branches computed by one pair of matmuls, with exact routing.
+"""What both adapter types share: a frozen module with a good and a bad branch beside it (`adapters.bottleneck` has the maths)."""
 
-Good and bad are concatenated along the rank (or hidden) dimension r = r_good + r_bad. For example i
-
-    y_i = base_i + (s_i * act(x_i D^T)) U^T             D: [r, d_in], U: [d_out, r], act: identity (LoRA) or ReLU (MLP)
-
-where s_i holds the scales, constant over each adapter's columns. Gradient routing (Cloud et al. 2024, arXiv:2410.04332)
-multiplies the *parameter* gradients of example i by its update mask u_i, again constant over each adapter's columns, and
-leaves the gradient with respect to x_i whole. Detaching an adapter's output instead would also cut the path on which the
-adapters of earlier layers learn through this one.
-"""
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-# The two slots, in the order of every [..., 2] table. Everything below is written for len(SLOTS) adapters.
-SLOTS = ("good", "bad")
-
-
-class Routing:
-    """Routes as tensors: how much each adapter may learn from, and contributes to, each example (or token)."""
-
-    def __init__(self, update: Tensor, scale: Tensor):
-        self.update = update  # [batch, 1 or tokens, 2], in [0, 1]
-        self.scale = scale  # [batch, 1 or tokens, 2]
-        self._columns: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
-
-    def columns(self, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Update and scale repeated over the columns of adapters of these sizes, each [batch, 1 or tokens, r].
-
-        The first module of its size computes them for all others, which saves each of them a dozen tiny operations.
-        """
-        if dims not in self._columns:
-            self._columns[dims] = tuple(
-                torch.cat(
-                    [table[..., k, None].expand(*table.shape[:-1], dim) for k, dim in enumerate(dims)], -1
-                )
-                for table in (self.update, self.scale)
-            )
-        return self._columns[dims]
-
-
-class RoutedBottleneck(torch.autograd.Function):
-    """base + (scale * act(x down^T)) up^T, whose backward masks the gradients of down and up per example, and no other.
-
-    Shapes: base [..., d_out] and x [..., d_in], of one dtype; scale and update broadcast against [..., r], None stands for 1;
-    weights: each branch's down [r_k, d_in] and up [d_out, r_k], of one dtype, any; the r_k sum to r.
-    """
-
-    @staticmethod
-    def forward(
-        ctx,
-        base: Tensor,
-        x: Tensor,
-        scale: Tensor | None,
-        update: Tensor | None,
-        relu: bool,
-        *weights: Tensor,
-    ):
-        down, up = torch.cat(weights[::2]).to(x.dtype), torch.cat(weights[1::2], dim=1).to(x.dtype)
-        hidden = x @ down.T  # [..., r]
-        if relu:
-            hidden = hidden.relu_()
-        used = hidden if scale is None else hidden * scale
-        ctx.save_for_backward(x, down, up, used, scale, update)
-        ctx.relu, ctx.dims, ctx.dtype = relu, [weight.shape[0] for weight in weights[::2]], weights[0].dtype
-        # one pass over the output, not two
-        output = torch.addmm(base.flatten(0, -2), used.flatten(0, -2), up.T)
-        return output.view(base.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        x, down, up, used, scale, update = ctx.saved_tensors
-        grad_hidden = grad @ up  # [..., r]; not masked yet: dx needs all of it
-        if scale is not None:
-            grad_hidden = grad_hidden * scale
-        if ctx.relu:
-            grad_hidden = grad_hidden * (used != 0)  # where the scale is 0, it is 0 anyway
-        grad_x = grad_hidden @ down if ctx.needs_input_grad[1] else None
-        learned = grad_hidden
-        if update is not None:
-            used, learned = used * update, learned * update
-        grad_down = learned.flatten(0, -2).T @ x.flatten(0, -2)
-        grad_up = grad.flatten(0, -2).T @ used.flatten(0, -2)
-        parts = zip(grad_down.split(ctx.dims), grad_up.split(ctx.dims, dim=1), strict=True)
-        return grad, grad_x, None, None, None, *(part.to(ctx.dtype) for pair in parts for part in pair)
-
-
-def squared_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The squared cosine between [..., d] vectors: [...], in fp32; 0 where one of them is zero."""
-    a, b = a.float(), b.float()
-    norms = a.square().sum(-1) * b.square().sum(-1)
-    return (a * b).sum(-1).square() / (norms + torch.finfo(norms.dtype).tiny)
+from adapters.bottleneck import SLOTS, Routing, add_branches, fused, hidden_activations
 
 
 class RoutedModule(nn.Module):
@@ -119,6 +32,24 @@ class RoutedModule(nn.Module):
         return self.slot_params("bad")
 
 
+@dataclass
+class FusedWeights:
+    """One module's fused weights of evaluation, and what they were made of."""
+
+    key: tuple
+    # each parameter and its version; an alias, so that its memory is not given to another tensor
+    sources: list[tuple[Tensor, int]]
+    down: Tensor
+    up: Tensor
+
+    def hold(self, key: tuple, weights: list[Tensor]) -> bool:
+        """Whether nothing has changed: no parameter's place in memory, no value in it."""
+        return self.key == key and all(
+            weight.is_set_to(source) and weight._version == version
+            for weight, (source, version) in zip(weights, self.sources, strict=True)
+        )
+
+
 class DualAdapter(RoutedModule):
     """A frozen module with a good and a bad branch beside it.
 
@@ -137,6 +68,8 @@ class DualAdapter(RoutedModule):
             )
         self.dims = tuple(dims)
         self.gains = (1.0, 1.0)  # fixed factor of each branch; LoRA's alpha / rank
+        self.may_be_flat = False  # whether examples x tokens may come as one dimension
+        self._fused: FusedWeights | None = None
         for slot, dim in zip(SLOTS, dims, strict=True):
             # fp32 masters whatever the base's dtype: in bf16 most small updates would round to nothing.
             down = torch.empty(dim, d_in, dtype=torch.float32, device=like.device)
@@ -160,38 +93,75 @@ class DualAdapter(RoutedModule):
 
     def adapt(self, base: Tensor, x: Tensor) -> Tensor:
         """The frozen module's output `base` [batch, tokens, d_out] plus both branches of `x` [batch, tokens, d_in]."""
-        if self.cosines is not None and 0 not in self.dims:
-            return self._adapt_and_record(base, x)
-        return self._branches(base, x, self.dims)
-
-    def _adapt_and_record(self, base: Tensor, x: Tensor) -> Tensor:
-        """The same one branch at a time, noting the squared cosine between the two outputs at each position."""
-        zero = torch.zeros_like(base)
-        alone = ((self.dims[0], 0), (0, self.dims[1]))
-        outputs = [self._branches(zero, x, dims) for dims in alone]
-        self.cosines.append(squared_cosine(*outputs))
-        return base + outputs[0] + outputs[1]
-
-    def _branches(self, base: Tensor, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-        """base plus the branches, `dims` being their sizes: the module's own, or 0 to leave one out."""
-        scale, update = self._columns(base, dims)
-        present = [slot for slot, dim, own in zip(SLOTS, dims, self.dims, strict=True) if dim == own]
-        weights = [parameter for slot in present for parameter in self.slot_params(slot)]
         # The base's output decides the dtype: under autocast it is the autocast dtype, which x need not have yet.
-        return RoutedBottleneck.apply(base, x.to(base.dtype), scale, update, self.RELU, *weights)
-
-    def _columns(self, base: Tensor, dims: tuple[int, ...]) -> tuple[Tensor | None, Tensor | None]:
-        """Scale and update mask of each column, in base's dtype, to broadcast against [batch, tokens, r]; None: 1 everywhere."""
-        update, scale = (None, None) if self.routing is None else self.routing.columns(dims)
-        own = (self.good_scale * self.gains[0], self.bad_scale * self.gains[1])
-        if own != (1.0, 1.0):
-            like = base if scale is None else scale
-            factors = torch.cat(
-                [like.new_full((dim,), factor) for dim, factor in zip(dims, own, strict=True)]
+        x = x.to(base.dtype)
+        weights = self.get_good_params() + self.get_bad_params()
+        record = self.cosines is not None and 0 not in self.dims
+        if record and self.may_be_flat and base.dim() == 2:
+            raise ValueError(
+                "output_cosines: this model flattens examples and tokens, so positions have no place"
             )
-            scale = factors if scale is None else scale * factors
-        if update is None:
-            return scale, None
+        fixed = None if record else self._fixed_weights(weights, base.dtype)
+        if fixed is not None:
+            # gains are in `up` already, unless routes are set
+            scale = None if self.routing is None else self._columns(base)[0]
+            used = hidden_activations(x, fixed.down, scale, self.RELU)
+            return torch.addmm(base.flatten(0, -2), used.flatten(0, -2), fixed.up.T).view(base.shape)
+        scale, update = self._columns(base)
+        if not record:
+            return add_branches(base, x, scale, update, self.RELU, *weights)
+        output, cosine = add_branches(base, x, scale, update, self.RELU, *weights, cosine=True)
+        self.cosines.append(cosine)
+        return output
+
+    def _fixed_weights(self, weights: list[Tensor], dtype: torch.dtype) -> FusedWeights | None:
+        """The fused weights, kept from one forward to the next where they cannot learn; None where they can.
+
+        A parameter that was changed or exchanged is noticed, except if it was written through `.data`: `eval()` forgets them.
+        """
+        if torch.compiler.is_compiling():
+            return None
+        # A fused optimizer's step changes no version, but needs gradients: no weights are kept where there are any, or may be.
+        if self.training or torch.is_grad_enabled() or any(weight.grad is not None for weight in weights):
+            self._fused = None
+            return None
+        # without routes the scales are the module's own, and go into `up`
+        key = (dtype, self._factors() if self.routing is None else None)
+        if self._fused is None or not self._fused.hold(key, weights):
+            if any(type(weight) is not nn.Parameter or weight.is_inference() for weight in weights):
+                return None  # these have no memory or no version to go by
+            factors = None if key[1] in (None, (1.0, 1.0)) else key[1]
+            sources = [(weight.detach(), weight._version) for weight in weights]
+            self._fused = FusedWeights(key, sources, *fused(weights, dtype, factors))
+        return self._fused
+
+    def train(self, mode: bool = True):
+        self._fused = None
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs):
+        self._fused = None
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self):
+        # copies make their own
+        return {**self.__dict__, "_fused": None}
+
+    def _factors(self) -> tuple[float, float]:
+        return self.good_scale * self.gains[0], self.bad_scale * self.gains[1]
+
+    def _columns(self, base: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Scale and update mask of each column, in base's dtype, to broadcast against [batch, tokens, r]; None: 1 everywhere."""
+        factors = self._factors()
+        if self.routing is None:
+            if factors == (1.0, 1.0):
+                return None, None
+            parts = [base.new_full((dim,), factor) for dim, factor in zip(self.dims, factors, strict=True)]
+            return torch.cat(parts), None
+        update, scale = self.routing.columns(self.dims, factors, base.dtype)
+        if base.dim() == 2 and self.may_be_flat and base.shape[0] % len(update) == 0:
+            shape = (len(update), base.shape[0] // len(update), -1)
+            return tuple(table.expand(shape).flatten(0, 1) for table in (scale, update))
         batch, tokens = base.shape[0], 1 if base.dim() == 2 else base.shape[1]
         if base.dim() not in (2, 3) or update.shape[0] != batch or update.shape[1] not in (1, tokens):
             raise ValueError(
@@ -200,4 +170,4 @@ class DualAdapter(RoutedModule):
             )
         if base.dim() == 2:  # [batch, d]: a model without a token dimension
             update, scale = update[:, 0], scale[:, 0]
-        return scale.to(base.dtype), update.to(base.dtype)
+        return scale, update

@@ -28,6 +28,7 @@ class DualLoRALinear(DualAdapter):
         self.base = base
         self.gains = tuple(alpha / dim if dim else 0.0 for dim in self.dims)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.adapt(self.base(x), self.dropout(x))
@@ -39,16 +40,24 @@ def apply_dual_lora(
     bad_rank: int,
     alpha: float,
     dropout: float = 0.0,
-    layers: Sequence[int] | None = None,
+    layers: Sequence[int] | float = 0.5,
 ) -> list[DualLoRALinear]:
-    """Freeze `model` and put two LoRAs beside every projection of its last half of layers (or of `layers`, by index).
+    """Freeze `model` and put two LoRAs beside every projection of `layers`: a share of the last ones, or indices.
 
-    Changes the model in place and returns the new modules. Raises ValueError if no decoder layers are found, or if the model
-    has adapters already.
+    Changes the model in place and returns the new modules; `coverage` says what they cover. Raises ValueError if no decoder
+    layers or projections are found, or if the model has adapters already.
     """
-    chosen = [place for layer in decoder_layers(model, layers) for place in projections(layer)]
+    blocks = decoder_layers(model, layers)
+    chosen = [place for layer in blocks for place in projections(layer)]
+    if not chosen:
+        raise ValueError(
+            f"LoRA is not supported on {type(model).__name__}: these layers have no nn.Linear or Conv1D projection, or "
+            "only those of state-space mixers, which read the weights themselves"
+        )
     wrapped = [DualLoRALinear(projection, rank, bad_rank, alpha, dropout) for _, _, projection in chosen]
     model.requires_grad_(False)
     for (parent, name, _), module in zip(chosen, wrapped, strict=True):
+        # OPT flattens examples and tokens between a layer's parts. That the routes fit the batch, its attention has checked.
+        module.may_be_flat = any(parent is layer for layer in blocks)
         setattr(parent, name, module)
     return wrapped

@@ -24,6 +24,7 @@ class DualMLPAdapter(DualAdapter):
     def __init__(self, base: nn.Module, width: int, adapter_dim: int, bad_adapter_dim: int):
         super().__init__(width, width, (adapter_dim, bad_adapter_dim), like=next(base.parameters()))
         self.base = base
+        self.train(base.training)
 
     def forward(self, *args, **kwargs) -> Tensor:
         output = self.base(*args, **kwargs)
@@ -35,9 +36,9 @@ class DualMLPAdapter(DualAdapter):
 
 
 def apply_mlp_adapter(
-    model: nn.Module, adapter_dim: int, bad_adapter_dim: int, layers: Sequence[int] | None = None
+    model: nn.Module, adapter_dim: int, bad_adapter_dim: int, layers: Sequence[int] | float = 0.5
 ) -> list[DualMLPAdapter]:
-    """Freeze `model` and put two bottleneck adapters on each MLP's output in its last half of layers (or `layers`).
+    """Freeze `model` and put two bottleneck adapters on each MLP's output in `layers`: a share of the last ones, or indices.
 
     Changes the model in place and returns the new modules. Raises ValueError if no decoder layers or no MLP are found, or if
     the model has adapters already.

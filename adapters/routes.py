@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from adapters.dual_adapter import SLOTS, RoutedModule, Routing
+from adapters.bottleneck import SLOTS, Routing
+from adapters.dual_adapter import RoutedModule
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,87 @@ gradient with respect to x_i, and to adapters inside the layer, is whole. It hol
 norms, biases) at the price of a second pass through the layer when a batch has examples that must not update it.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from adapters.dual_adapter import RoutedModule, squared_cosine
+from adapters.bottleneck import squared_cosine
+from adapters.dual_adapter import RoutedModule
 from adapters.structure import decoder_stack
 
 
 def _to_float32(value: Any) -> Any:
-    """The value with every floating-point tensor in it, also inside tuples and dicts, in fp32."""
+    """The value with every floating-point tensor in it, also inside tuples and dicts, in fp32 (fp64 stays)."""
     if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
     if isinstance(value, dict):
         return {key: _to_float32(part) for key, part in value.items()}
     return tuple(map(_to_float32, value)) if type(value) is tuple else value
+
+
+def adapters_inside(layer: nn.Module) -> list[RoutedModule]:
+    return [module for module in layer.modules() if isinstance(module, RoutedModule)]
+
+
+class _Passes:
+    """The passes of one forward through a trained layer. All of them draw the same random numbers, for dropout.
+
+    Where the model checkpoints activations, each pass is a checkpoint of its own: the layer's own checkpoint would run it again
+    without the weights and scales that it ran with.
+    """
+
+    def __init__(self, trained: "TrainedLayer", device: torch.device):
+        self.layer = trained.layer
+        self.devices = [device] if device.type == "cuda" else []
+        self.random: tuple | None = None
+        self.count = 0
+
+    def run(self, weights: dict[str, Tensor], args: tuple, kwargs: dict[str, Any]) -> Tensor:
+        layer, inside = self.layer, adapters_inside(self.layer)
+        checkpointed = getattr(layer, "gradient_checkpointing", False) and layer.training
+        if checkpointed:
+            # its recomputation would append to the cache a second time
+            kwargs = {name: None if name == "past_key_values" else value for name, value in kwargs.items()}
+        self.count += 1
+        if self.count > 1 and kwargs.get("past_key_values") is not None:
+            # a second pass would append its keys to the cache behind the first's, and attend to both
+            raise ValueError(
+                "routed: these routes need several passes through a trained layer; pass use_cache=False"
+            )
+        scales = [(module.good_scale, module.bad_scale) for module in inside]
+
+        def call(*args) -> Tensor:
+            now = [(module.good_scale, module.bad_scale) for module in inside]
+            before = getattr(layer, "gradient_checkpointing", False)
+            try:
+                _set_scales(inside, scales)
+                if before:
+                    layer.gradient_checkpointing = False
+                return functional_call(layer, weights, args, kwargs)
+            finally:
+                _set_scales(inside, now)
+                if before:
+                    layer.gradient_checkpointing = before
+
+        run = partial(layer._gradient_checkpointing_func, call) if checkpointed else call
+        if not layer.training:
+            return run(*args)
+        if self.random is None:
+            self.random = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in self.devices]
+            return run(*args)
+        with torch.random.fork_rng(self.devices):
+            torch.set_rng_state(self.random[0])
+            for device, state in zip(self.devices, self.random[1], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            return run(*args)
+
+
+def _set_scales(modules: list[RoutedModule], scales: list[tuple[float, float]]) -> None:
+    for module, (good_scale, bad_scale) in zip(modules, scales, strict=True):
+        module.good_scale, module.bad_scale = good_scale, bad_scale
 
 
 class TrainedLayer(RoutedModule):
@@ -40,8 +104,7 @@ class TrainedLayer(RoutedModule):
         self.layer = layer
         inside = {
             id(p)
-            for module in layer.modules()
-            if isinstance(module, RoutedModule)
+            for module in adapters_inside(layer)
             for p in module.get_good_params() + module.get_bad_params()
         }
         self.trained = {
@@ -63,33 +126,25 @@ class TrainedLayer(RoutedModule):
             return getattr(super().__getattr__("layer"), name)
 
     def forward(self, hidden: Tensor, *args, **kwargs) -> Tensor:
+        passes = _Passes(self, hidden.device)
         if self.cosines is None:
-            return self._run(hidden, *args, **kwargs)
+            return self._run(passes, hidden, *args, **kwargs)
         # The two slots' outputs: what training the layer changes, and what bad adds to the trained layer. Both are differences
-        # of residual streams, which in bf16 would be mostly rounding; and all passes must drop the same entries.
-        dtype, device = hidden.dtype, hidden.device
+        # of residual streams, which in bf16 would be mostly rounding.
+        dtype = hidden.dtype
         hidden, args, kwargs = _to_float32((hidden, args, kwargs))
-        inside = [module for module in self.layer.modules() if isinstance(module, RoutedModule)]
+        inside = adapters_inside(self.layer)
         scales, good_scale = [module.bad_scale for module in inside], self.good_scale
         for module in inside:
             module.cosines = None  # their good branch is this layer
-        random = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        output = self._run(hidden, *args, **kwargs)
-
-        def again() -> Tensor:
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                torch.set_rng_state(random[0])
-                if random[1] is not None:
-                    torch.cuda.set_rng_state(random[1], device)
-                return self._run(hidden, *args, **kwargs)
-
         try:
+            output = self._run(passes, hidden, *args, **kwargs)
             self.good_scale = 0.0
-            original = again()
+            original = self._run(passes, hidden, *args, **kwargs)
             self.good_scale = good_scale
             for module in inside:
                 module.bad_scale = 0.0
-            without_bad = again()
+            without_bad = self._run(passes, hidden, *args, **kwargs)
         finally:
             self.good_scale = good_scale
             for module, scale in zip(inside, scales, strict=True):
@@ -97,18 +152,9 @@ class TrainedLayer(RoutedModule):
         self.cosines.append(squared_cosine(output - original, output - without_bad))
         return output.to(dtype)
 
-    def _run(self, hidden: Tensor, *args, **kwargs) -> Tensor:
-        passes = 0
-
+    def _run(self, passes: "_Passes", hidden: Tensor, *args, **kwargs) -> Tensor:
         def run(weights: dict[str, Tensor]) -> Tensor:
-            nonlocal passes
-            passes += 1
-            if passes > 1 and kwargs.get("past_key_values") is not None:
-                # a second pass would append its keys to the cache behind the first's, and attend to both
-                raise ValueError(
-                    "routed: these routes need several passes through a trained layer; pass use_cache=False"
-                )
-            return functional_call(self.layer, weights, (hidden, *args), kwargs)
+            return passes.run(weights, (hidden, *args), kwargs)
 
         if self.routing is None:
             return run(self.weights_at(self.good_scale, hidden.dtype))

@@ -15,12 +15,20 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    FalconConfig,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    OlmoConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SiglipVisionConfig,
 )
 
 from all_caps.stories import read_stories
@@ -59,6 +67,29 @@ CONFIGS = {
         resid_pdrop=0,
         embd_pdrop=0,
         attn_pdrop=0,
+    ),
+    "gptneox": lambda: GPTNeoXConfig(**SHAPE),
+    "phi3": lambda: Phi3Config(**SHAPE),
+    "falcon": lambda: FalconConfig(**{k: v for k, v in SHAPE.items() if k != "head_dim"}, alibi=False),
+    "mistral": lambda: MistralConfig(**SHAPE, sliding_window=16),
+    "olmo": lambda: OlmoConfig(**SHAPE, clip_qkv=0.1),
+    "olmo2": lambda: Olmo2Config(**SHAPE),
+    # only the decoder of text gets adapters; with the vision tower beside it
+    "gemma3_multimodal": lambda: Gemma3Config(
+        text_config=CONFIGS["gemma3"](),
+        vision_config=SiglipVisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            image_size=8,
+            patch_size=4,
+        ),
+        mm_tokens_per_image=4,
+        boi_token_index=2,
+        eoi_token_index=3,
+        image_token_index=4,
+        tie_word_embeddings=True,
     ),
 }
 

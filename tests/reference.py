@@ -37,11 +37,14 @@ def use_plain_autograd(model: nn.Module, routes: Sequence[Route]) -> None:
         def forward(x):
             base = module.base(x)
             x = module.dropout(x) if isinstance(module, DualLoRALinear) else base
+            shape = base.shape
+            if base.dim() == 2:  # OPT: examples x tokens in one dimension
+                base, x = (value.view(len(routes), -1, value.shape[-1]) for value in (base, x))
             return (
                 base
                 + branch(module, "good", x, good.to(base) * module.good_scale)
                 + branch(module, "bad", x, bad.to(base) * module.bad_scale)
-            )
+            ).view(shape)
 
         return forward
 

@@ -1,11 +1,13 @@
 """The adapter modules: where they go, what they compute, scales, and clear errors."""
 
+import copy
+
 import pytest
 import torch
 from conftest import CONFIGS, randomize, tiny_model
 from reference import attach, per_example_losses
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from adapters import (
     DualLoRALinear,
@@ -14,11 +16,13 @@ from adapters import (
     apply_dual_lora,
     apply_mlp_adapter,
     bad_params,
+    describe,
     good_params,
     output_cosines,
     routed,
     routed_modules,
     set_scales,
+    train_last_layers,
 )
 
 IDS = torch.randint(2, 400, (3, 7), generator=torch.Generator().manual_seed(0))
@@ -36,7 +40,9 @@ def test_fresh_adapters_change_no_logit_and_sit_in_the_last_half(family, adapter
     before = logits(model)
     modules = attach(model, adapter_type)
     assert torch.equal(logits(model), before)
-    per_layer = 1 if adapter_type == "mlp" else 4 if family == "gpt2" else 7
+    # attention's projections are fused in four of them, and the MLP's in Phi-3
+    fused = family in ("gpt2", "gptneox", "phi3", "falcon")
+    per_layer = 1 if adapter_type == "mlp" else 4 if fused else 7
     names = [name for name, module in model.named_modules() if module in modules]
     assert len(names) == 2 * per_layer and all(".2." in name or ".3." in name for name in names)
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
@@ -52,6 +58,23 @@ def test_a_choice_of_layers():
         if isinstance(module, DualLoRALinear)
     }
     assert indices == {0, 3}
+
+
+@pytest.mark.parametrize(
+    ("share", "layers"), [(1.0, [0, 1, 2, 3]), (0.75, [1, 2, 3]), (0.5, [2, 3]), (0.1, [3])]
+)
+def test_a_share_of_the_layers(share, layers):
+    model = tiny_model()
+    apply_mlp_adapter(model, 2, 2, layers=share)
+    assert describe(model)["layers"] == layers
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_adapters_are_in_the_mode_of_the_model(training):
+    """Beside a model in eval mode a dropout must not drop anything."""
+    model = tiny_model().train(training)
+    for module in attach(model, "lora", dropout=0.5):
+        assert module.training == module.dropout.training == training
 
 
 def test_parameter_names_and_shapes():
@@ -165,6 +188,9 @@ def test_routes_that_do_not_fit_the_batch_are_an_error(routes):
             lambda m: apply_mlp_adapter(nn.ModuleList([nn.Sequential(nn.Linear(2, 2))] * 2), 1, 1),
         ),
         (ValueError, "between 0 and 3", lambda m: apply_dual_lora(tiny_model(), 1, 1, 1, layers=[4])),
+        (ValueError, "above 0 and at most 1", lambda m: apply_dual_lora(tiny_model(), 1, 1, 1, layers=0.0)),
+        (ValueError, "above 0 and at most 1", lambda m: apply_mlp_adapter(tiny_model(), 1, 1, layers=1.5)),
+        (ValueError, "a share such as 0.5", lambda m: apply_mlp_adapter(tiny_model(), 1, 1, layers=1)),
         (ValueError, "not all zero", lambda m: apply_dual_lora(tiny_model(), 0, 0, 1)),
     ],
 )
@@ -219,3 +245,160 @@ def test_output_cosines(adapter_type):
         logits(model)
     assert all(((c - 1).abs() < 1e-5).logical_or(c == 0).all() for c in cosines)
     assert all(module.cosines is None for module in modules)
+
+
+@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
+@pytest.mark.parametrize(
+    "change", ["in place", "data", "load", "exchange", "optimizer", "inference", "float64"]
+)
+def test_weights_kept_for_evaluation_follow_every_change(adapter_type, change):
+    """What `eval()` and no_grad keep from one forward to the next is what a forward with gradients computes."""
+    model = tiny_model().double() if change == "float64" else tiny_model()
+    modules = attach(model, adapter_type)
+    randomize(model)
+
+    def agree():
+        with torch.enable_grad():
+            want = model(input_ids=IDS).logits.detach()
+        for _ in range(2):
+            torch.testing.assert_close(logits_now(), want, rtol=1e-4, atol=1e-5)
+        return want
+
+    def logits_now():
+        with torch.no_grad():
+            return model(input_ids=IDS).logits
+
+    before = agree()
+    kept = [module._fused.down for module in modules]
+    logits_now()
+    assert all(module._fused.down is down for module, down in zip(modules, kept, strict=True))
+    parameters = good_params(model) + bad_params(model)
+    if change == "load":
+        model.load_state_dict({name: 2 * p for name, p in model.state_dict().items()})
+    elif change == "optimizer":
+        optimizer = torch.optim.AdamW(parameters, lr=0.1, fused=True)
+        model(input_ids=IDS).logits.square().mean().backward()
+        torch.testing.assert_close(logits_now(), before, rtol=1e-4, atol=1e-5)
+        optimizer.step()
+        optimizer.zero_grad()
+    elif change == "float64":
+        model.float()
+    elif change == "exchange":
+        for module in modules:
+            name = next(iter(dict(module.named_parameters(recurse=False))))
+            setattr(module, name, nn.Parameter(3 * getattr(module, name).detach()))
+    else:
+        with torch.inference_mode() if change == "inference" else torch.no_grad():
+            for p in parameters:
+                if change == "data":
+                    p.data = 1.5 * p
+                else:
+                    p.mul_(1.5)
+    if change != "float64":
+        assert not torch.allclose(agree(), before)
+    agree()
+    with ablated(model, "bad"):
+        agree()
+    set_scales(model, 0.5, -1.0)
+    agree()
+    with routed(model, [Route(), Route(bad_scale=0), Route(good_scale=2, bad_scale=-1)]):
+        agree()
+    twin = copy.deepcopy(model)
+    assert all(module._fused is None for module in routed_modules(twin))
+    with torch.no_grad():
+        for p in good_params(twin):
+            p.zero_()
+    agree()
+    model.train()
+    assert all(module._fused is None for module in modules)
+
+
+def test_alpha_over_rank_is_in_the_routes_columns_once():
+    """Modules of one size share their columns, whatever alpha is."""
+    model = tiny_model()
+    modules = apply_dual_lora(model, rank=3, bad_rank=2, alpha=7)
+    with routed(model, [Route()] * 3):
+        logits(model)
+        columns = {id(module.routing) for module in modules}
+        assert len(columns) == 1 and len(modules[0].routing._columns) == 1
+        ((_, scale),) = modules[0].routing._columns.values()
+    torch.testing.assert_close(scale[0, 0], torch.tensor([7 / 3] * 3 + [7 / 2] * 2))
+
+
+def _with_dropout(adapter_type, trained_layers, checkpointing=False, dropout=0.3):
+    """A GPT-2 in fp64 and training mode that drops out in the residual stream, in attention and in its LoRAs."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        GPT2Config(**{**CONFIGS["gpt2"]().to_dict(), "resid_pdrop": dropout, "attn_pdrop": dropout}),
+        dtype=torch.float32,
+        attn_implementation="eager",
+    )
+    if adapter_type == "lora":
+        apply_dual_lora(model, 0 if trained_layers else 3, 2, alpha=4, dropout=dropout)
+    else:
+        apply_mlp_adapter(model, 0 if trained_layers else 3, 2)
+    if trained_layers:
+        train_last_layers(model, trained_layers)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    model.double().train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _penalised_losses(model, ids, ortho_lambda):
+    """[batch]; the recording of cosines has ended when the backward pass begins."""
+    with output_cosines(model) as cosines:
+        losses = per_example_losses(model, ids)
+    assert cosines
+    return losses + ortho_lambda * torch.stack(cosines).mean(0).mean(1)
+
+
+ROUTED = [Route(), Route(update_good=False), Route(0.5, 0.25), Route(update_bad=False, bad_scale=0.0)]
+
+
+@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
+@pytest.mark.parametrize("trained_layers", [0, 2])
+@pytest.mark.parametrize("ortho_lambda", [0.0, 2.0])
+def test_checkpointing_and_dropout_leave_every_example_its_exact_gradient(
+    adapter_type, trained_layers, ortho_lambda
+):
+    """One mixed batch, with and without activation checkpointing, against a loop over examples in ordinary autograd.
+
+    The loop, too, runs the whole batch forward, for its random numbers.
+    """
+    ids = torch.randint(2, 400, (len(ROUTED), 9), generator=torch.Generator().manual_seed(0))
+
+    def losses(model):
+        torch.manual_seed(7)
+        return _penalised_losses(model, ids, ortho_lambda) if ortho_lambda else per_example_losses(model, ids)
+
+    def mixed(model):
+        with routed(model, ROUTED):
+            found = losses(model)
+            found.mean().backward()
+        return [p.grad for params in (good_params, bad_params) for p in params(model)], found.detach()
+
+    got, values = mixed(_with_dropout(adapter_type, trained_layers))
+    again, same = mixed(_with_dropout(adapter_type, trained_layers, checkpointing=True))
+    assert torch.equal(values, same)
+    for a, b in zip(got, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    want = [torch.zeros_like(gradient) for gradient in got]
+    scales_only = [Route(good_scale=route.good_scale, bad_scale=route.bad_scale) for route in ROUTED]
+    for i, route in enumerate(ROUTED):
+        alone = _with_dropout(adapter_type, trained_layers)
+        with routed(alone, scales_only):
+            (losses(alone)[i] / len(ROUTED)).backward()
+        own = [(p, route.update_good) for p in good_params(alone)]
+        own += [(p, route.update_bad) for p in bad_params(alone)]
+        for total, (p, share) in zip(want, own, strict=True):
+            total += share * p.grad
+    largest = max(gradient.abs().max() for gradient in want if gradient.numel())
+    assert largest > 1e-5
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10 * largest.item())

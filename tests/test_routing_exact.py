@@ -8,7 +8,7 @@ from conftest import CONFIGS, randomize, tiny_model
 from reference import PLAIN, ROUTES, attach, gradients, per_example_losses, use_plain_autograd
 
 from adapters import Route, ablated, routed
-from adapters.dual_adapter import RoutedBottleneck
+from adapters.bottleneck import add_branches
 from adapters.structure import decoder_stack
 
 MIXED = [
@@ -144,7 +144,7 @@ def test_routes_per_token(relu):
     hidden = update * (x @ down.T) + (1 - update) * (x @ down.T.detach())
     hidden = (hidden.relu() if relu else hidden) * scale.detach()
     want = base + (update * hidden) @ up.T + ((1 - update) * hidden) @ up.T.detach()
-    got = RoutedBottleneck.apply(base, x, scale.detach(), update, relu, down, up)
+    got = add_branches(base, x, scale.detach(), update, relu, down, up)
     torch.testing.assert_close(got, want)
     weight = torch.randn(want.shape, generator=generator, dtype=torch.float64)
     leaves = [base, x, down, up]
