@@ -35,7 +35,7 @@ stories = [story.text for story in load_stories(STORIES, limit=0).test[:NUM_STOR
 outputs = {}
 for kind, texts in {"normal": stories, "caps": [to_caps(story) for story in stories]}.items():
     examples = [make_example(tokenizer, "", text, MAX_SEQ_LENGTH) for text in texts]
-    batch = collate(examples, tokenizer.pad_token_id, model.device)
+    batch = collate(examples, model.device)
     outputs[kind] = output_orthogonality(model, batch)
     with random_weights(model):
         outputs[f"{kind}_random"] = output_orthogonality(model, batch)

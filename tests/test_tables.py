@@ -12,7 +12,7 @@ import mbpp.task
 from adapters import apply_dual_lora
 from lab.plots import plot_comparison, plot_modes, plot_tradeoff
 from lab.tables import Column, format_table, over_seeds, seed_table, value_at
-from routing.assets import load_stories
+from all_caps.stories import load_stories
 from routing.generation import MODES
 
 COLUMNS = [
@@ -79,7 +79,7 @@ def test_evaluation_of_stories_pairs_modes_and_takes_the_plot_as_the_unit(tokeni
     model = tiny_model()
     apply_dual_lora(model, rank=2, bad_rank=2, alpha=2)
     randomize(model)
-    stories = load_stories("embedded:stories", limit=8)[1][:6]
+    stories = load_stories("embedded:stories").test[:6]
     texts = [getattr(story, "text", story) for story in stories]
     arguments = {"num_prompts": 6, "max_new_tokens": 3, "max_length": 32, "num_generations": 2}
     plain = all_caps.task.evaluate(model, tokenizer, texts, MODES, **arguments)
