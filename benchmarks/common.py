@@ -17,7 +17,7 @@ import torch
 from scipy.stats import binom
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PreTrainedModel, Qwen2Config
 
-from routing.batches import IGNORE, Batch
+from routing.batches import Batch, Example, collate
 from routing.models import default_device, default_dtype
 
 # Real shapes with random weights, from the models' published configs: speed does not depend on what the weights are.
@@ -76,19 +76,9 @@ def make_model(shape: str, layers: int | None = None, dtype: torch.dtype | None 
 def mixed_batch(vocabulary: int, size: int, tokens: int, device: torch.device, seed: int = 0) -> Batch:
     """`size` examples of `tokens` tokens: of four, two unlabelled, one "bad", one "good". The first quarter of each is prompt."""
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(3, vocabulary, (size, tokens), generator=generator)
-    targets = torch.full((size, tokens), IGNORE)
-    targets[:, :-1] = ids[:, 1:]
-    targets[:, : tokens // 4] = IGNORE
-    return Batch(
-        input_ids=ids.to(device),
-        attention_mask=torch.ones((size, tokens), dtype=torch.long, device=device),
-        position_ids=torch.arange(tokens, device=device).expand(size, tokens),
-        targets=targets.to(device),
-        labels=[(None, "bad", None, "good")[i % 4] for i in range(size)],
-        kinds=["all"] * size,
-        lengths=[tokens] * size,
-    )
+    ids = torch.randint(3, vocabulary, (size, tokens), generator=generator).tolist()
+    labels = (None, "bad", None, "good")
+    return collate([Example(ids[i], tokens // 4 + 1, labels[i % 4]) for i in range(size)], device)
 
 
 def synchronize() -> None:

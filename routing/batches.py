@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,18 +31,38 @@ class Example:
 
 @dataclass
 class Batch:
-    """Right-padded examples. `targets` are the ids shifted by one, IGNORE at the prompt and at the padding."""
+    """Right-padded examples. `targets` are the ids shifted by one, IGNORE at the prompt and at the padding.
+
+    Where the targets are is known on the host, so that nothing has to be asked of the device: `target_index` are their places in
+    a flat [batch * tokens], `target_ids` their ids, `columns` those in which some example has one.
+    """
 
     input_ids: Tensor  # [batch, tokens]
     attention_mask: Tensor  # [batch, tokens], 1 = a token of the example
     position_ids: Tensor  # [batch, tokens]
     targets: Tensor  # [batch, tokens]
+    target_index: Tensor  # [targets]
+    target_ids: Tensor  # [targets]
+    columns: Tensor  # [columns]
     labels: list[str | None]
     kinds: list[str]
-    lengths: list[int]  # tokens of each example, without padding
+    examples: list[Example] = field(repr=False)  # on the host
+    pad_id: int
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each example, without padding."""
+        return [len(example.ids) for example in self.examples]
+
+    def select(self, rows: Sequence[int]) -> "Batch":
+        """The given rows as a batch of their own, as wide as this one."""
+        device, width = self.input_ids.device, self.input_ids.shape[1]
+        chosen = collate([self.examples[i] for i in rows], device, self.pad_id, width)
+        chosen.labels, chosen.kinds = [self.labels[i] for i in rows], [self.kinds[i] for i in rows]
+        return chosen
 
     def split(self, size: int) -> "list[Batch]":
         """Parts of at most `size` examples (0: the whole batch at once), for gradient accumulation."""
@@ -51,20 +71,6 @@ class Batch:
         return [
             self.select(range(start, min(start + size, len(self)))) for start in range(0, len(self), size)
         ]
-
-    def select(self, rows: Sequence[int]) -> "Batch":
-        """The given rows as a batch of their own."""
-        tensors = {
-            name: getattr(self, name)[list(rows)]
-            for name in ("input_ids", "attention_mask", "position_ids", "targets")
-        }
-        return replace(
-            self,
-            **tensors,
-            labels=[self.labels[i] for i in rows],
-            kinds=[self.kinds[i] for i in rows],
-            lengths=[self.lengths[i] for i in rows],
-        )
 
 
 def make_example(
@@ -98,26 +104,46 @@ def make_example(
     return Example(ids[:max_length], prompt_length, label, kind, size)
 
 
-def collate(examples: Sequence[Example], device: torch.device, pad_id: int = 0) -> Batch:
-    """Pad on the right. Padding is known from the lengths, never from its id, which any token may have: 0 serves every model."""
-    width = max(len(example.ids) for example in examples)
+def collate(
+    examples: Sequence[Example], device: torch.device, pad_id: int = 0, width: int | None = None
+) -> Batch:
+    """Pad on the right, to `width` tokens or the longest example's.
+
+    Padding is known from the lengths, never from its id, which any token may have: 0 serves every model.
+    """
+    width = width or max(len(example.ids) for example in examples)
     shape = (len(examples), width)
     input_ids, targets = torch.full(shape, pad_id), torch.full(shape, IGNORE)
     attention_mask = torch.zeros(shape, dtype=torch.long)
+    target_index: list[int] = []
+    target_ids: list[int] = []
     for row, example in enumerate(examples):
         ids, start = torch.tensor(example.ids), example.prompt_length
         input_ids[row, : len(ids)] = ids
         attention_mask[row, : len(ids)] = 1
         targets[row, start - 1 : len(ids) - 1] = ids[start:]
+        target_index += range(row * width + start - 1, row * width + len(ids) - 1)
+        target_ids += example.ids[start:]
     return Batch(
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
+        input_ids=send(input_ids, device),
+        attention_mask=send(attention_mask, device),
         position_ids=torch.arange(width, device=device).expand(shape),
-        targets=targets.to(device),
+        targets=send(targets, device),
+        target_index=send(torch.tensor(target_index, dtype=torch.long), device),
+        target_ids=send(torch.tensor(target_ids, dtype=torch.long), device),
+        columns=send(torch.tensor(sorted({index % width for index in target_index})), device),
         labels=[example.label for example in examples],
         kinds=[example.kind for example in examples],
-        lengths=[len(example.ids) for example in examples],
+        examples=list(examples),
+        pad_id=pad_id,
     )
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device. To a GPU it travels from pinned memory, so that the host does not wait for it."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def batch_order(

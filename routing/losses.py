@@ -35,23 +35,23 @@ def token_mean_losses(model: nn.Module, batch: Batch) -> Tensor:
         "position_ids": batch.position_ids,
         "use_cache": False,
     }
-    has_target = batch.targets != IGNORE  # [batch, tokens]
     head = frozen_head(model)
+    # Where the targets are was found out on the host: a boolean mask would make the device wait to count its ones.
     if head is not None:
-        hidden = model.base_model(**inputs).last_hidden_state  # [batch, tokens, d]
+        hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)  # [batch * tokens, d]
         found = FrozenLinearCrossEntropy.apply(
-            hidden[has_target], head.weight, head.bias, batch.targets[has_target]
+            hidden.index_select(0, batch.target_index), head.weight, head.bias, batch.target_ids
         )
-        token_losses = found.new_zeros(has_target.shape).masked_scatter(has_target, found)
+        token_losses = found.new_zeros(len(hidden)).index_copy(0, batch.target_index, found)
+        token_losses = token_losses.view_as(batch.targets)
     else:
-        columns = has_target.any(dim=0).nonzero().squeeze(1)  # those in which some example has a target
-        targets = batch.targets[:, columns]
-        logits = model(**inputs, logits_to_keep=columns).logits  # [batch, columns, vocabulary]
+        targets = batch.targets.index_select(1, batch.columns)  # where some example has a target
+        logits = model(**inputs, logits_to_keep=batch.columns).logits  # [batch, columns, vocabulary]
         logits = logits if logits.dtype == torch.float64 else logits.float()
         token_losses = F.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
         ).view_as(targets)
-    return token_losses.sum(1) / has_target.sum(1)
+    return token_losses.sum(1) / (batch.targets != IGNORE).sum(1)
 
 
 def mean_over_positions(cosines: Sequence[Tensor], batch: Batch) -> Tensor:

@@ -33,7 +33,7 @@ from adapters import (
 )
 from routing.batches import Example, collate
 from routing.checkpoints import adapter_state
-from routing.training import example_losses
+from routing.losses import example_losses
 
 TYPES = ["lora", "mlp"]
 BATCH = collate(

@@ -10,9 +10,9 @@ from conftest import randomize, tiny_model
 import all_caps.task
 import mbpp.task
 from adapters import apply_dual_lora
+from all_caps.stories import load_stories
 from lab.plots import plot_comparison, plot_modes, plot_tradeoff
 from lab.tables import Column, format_table, over_seeds, seed_table, value_at
-from all_caps.stories import load_stories
 from routing.generation import MODES
 
 COLUMNS = [
