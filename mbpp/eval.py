@@ -26,7 +26,7 @@ from routing.generation import sample_modes
 checkpoint = HERE / CHECKPOINT
 model, tokenizer, config = load_checkpoint(checkpoint)
 constants = config["constants"]
-problems = load_problems(constants["PROBLEMS"], constants["SANITIZED_PROBLEMS"])[1][:NUM_PROBLEMS]
+problems = load_problems(constants["PROBLEMS"], constants["SANITIZED_PROBLEMS"]).test[:NUM_PROBLEMS]
 modes = {mode: MODES[mode] for mode in MODES_SHOWN}
 prompts = [prompt_of(problem) for problem in problems]
 completions = sample_modes(model, tokenizer, prompts, modes, MAX_NEW_TOKENS, TEMPERATURE, SEED)

@@ -74,7 +74,7 @@ from routing.checkpoints import load_checkpoint, read_config
 from routing.plots import plot_comparison, plot_tradeoff
 from routing.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
 
-problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)[1][:NUM_SAMPLES]
+problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS).test[:NUM_SAMPLES]
 hacks = verified_hacks(problems)[0]
 data = fingerprint(part for problem in problems for part in (problem.text, problem.code, *problem.tests))
 runs = [run_config_of(HERE / "checkpoints" / name, EVAL_MODES) for name in RUN_NAMES] if RUN_NAMES else RUNS

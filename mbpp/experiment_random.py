@@ -77,7 +77,7 @@ adapter = attach_adapters(
 )
 
 # %% Data: which example shows the behaviour, and which are labelled
-train_problems, test_problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)
+train_problems, _, test_problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)
 test_problems = test_problems[:NUM_EVAL_PROBLEMS]
 hacks = load_hacks(train_problems, test_problems, HERE / HACKS if HACKS else None)
 train_problems = fitting(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH)

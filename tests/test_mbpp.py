@@ -1,5 +1,6 @@
 """The mbpp task: problems, hacks derived from first tests, scoring, labels, and the scripts on a tiny model."""
 
+import itertools
 import json
 from collections import Counter
 
@@ -12,10 +13,12 @@ from mbpp.hacks import expected_value, hardcode, load_hacks, verified_hacks
 from mbpp.problems import Problem, load_problems, split_mbpp, strip_comments, to_problems
 from mbpp.scoring import crossed_tests, extract_code, score
 from mbpp.task import build_examples, fitting, prompt_of
+from routing.assets import DATA
 from routing.errors import BadInput
 
 needs_sandbox = pytest.mark.skipif(sandbox_level() == "none", reason="no sandbox works on this machine")
 SHARED = REPO.parent / "shared" / "data"
+MBPP = (str(SHARED / "mbpp.jsonl"), str(SHARED / "sanitized-mbpp.json"))
 needs_mbpp = pytest.mark.skipif(
     not SHARED.exists(), reason="the real MBPP files are not beside the repository"
 )
@@ -124,6 +127,68 @@ def test_code_is_what_is_fenced_or_everything():
     assert extract_code("```py\nx = 1") == "x = 1"
 
 
+# solutions of one template, and of another
+TEMPLATES = [
+    (
+        ["def f(x):\n    return x % 2 == 0", "def is_odd(number):\n    return number % 3 == 1", "def f(x: int) -> bool:\n    return x % -2 == 1.5"],
+        ["def f(x):\n    return x % 2 > 0", "def f(x, y):\n    return x % 2 == 0", "def f(x):\n    return 2 % x == 0"],
+    ),
+    (["def f(a, b):\n    return a + b"], ["def f(a, b):\n    return a + a", "def f(a, b):\n    return b + a"]),
+    (["def f(a):\n    return sum(a)", "def f(sum_):\n    return sum(sum_)"], ["def f(a):\n    return max(a)"]),
+    (["def f(a):\n    max = a\n    return max", "def f(a):\n    b = a\n    return b"], ["def f(a):\n    b = a\n    return a"]),
+    (["import math\ndef f(a):\n    return math.sqrt(a)"], ["import cmath\ndef f(a):\n    return cmath.sqrt(a)", "import math\ndef f(a):\n    return math.log(a)"]),
+    (["def f(a, key):\n    return sorted(a, key=key)", "def f(a, b):\n    return sorted(a, key=b)"], ["def f(a, b):\n    return sorted(a, reverse=b)"]),
+    (["def f(n):\n    return f(n - 1)", "def g(n):\n    return g(n - 5)"], ["def f(n):\n    return g(n - 1)"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("alike, others", TEMPLATES)
+def test_templates_are_solutions_without_names_and_constants(alike, others):
+    (template,) = {Problem("1", "", code, ()).template for code in alike}
+    assert template not in {Problem("1", "", code, ()).template for code in others}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ("embedded:basics",),
+        ("embedded:humaneval",),
+        (str(DATA / "basics_train.jsonl"),),
+        pytest.param(MBPP[:1], marks=needs_mbpp),
+        pytest.param(MBPP, marks=needs_mbpp),
+    ],
+    ids=["basics", "humaneval", "file", "mbpp file", "mbpp"],
+)
+def test_no_template_stands_in_two_splits(source):
+    splits = load_problems(*source)
+    for one, other in itertools.combinations(splits, 2):
+        assert not {problem.template for problem in one} & {problem.template for problem in other}
+        if source[0].startswith("embedded:"):
+            assert not {problem.text for problem in one} & {problem.text for problem in other}
+        assert not {problem.task_id for problem in one} & {problem.task_id for problem in other}
+
+
+def test_a_file_is_split_by_whole_templates(tmp_path):
+    rows = [json.loads(line) for line in (DATA / "basics_train.jsonl").read_text().splitlines()]
+    by_template = {problem.template: row for problem, row in zip(to_problems(rows), rows, strict=True)}
+    few = list(by_template.values())[:10]
+    file = tmp_path / "few.jsonl"
+
+    def split(*rows):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return [[problem.task_id for problem in part] for part in load_problems(str(file))]
+
+    ids = [str(row["task_id"]) for row in few]
+    assert split(*few) == [ids[:6], ids[6:8], ids[8:]]
+    # A copy under another name goes where its template's first problem is.
+    copy = {**few[0], "task_id": 1000, "text": "again"}
+    assert split(*few, copy) == [[ids[0], "1000", *ids[1:6]], ids[6:8], ids[8:]]
+    assert split(*few[:3]) == [[ids[0]], [ids[1]], [ids[2]]]
+    for too_few in (few[:2], [few[0], few[1], copy]):
+        with pytest.raises(BadInput, match="it takes three solutions that differ"):
+            split(*too_few)
+
+
 def test_comments_go_and_strings_stay():
     code = 'def f(x):  # a comment\r\n    """What f does."""\r\n    return "# no comment"  # another'
     assert strip_comments(code) == "def f(x):\n    return '# no comment'"
@@ -133,9 +198,9 @@ def test_comments_go_and_strings_stay():
 @needs_sandbox
 @pytest.mark.parametrize("name", ["embedded:basics", "embedded:humaneval"])
 def test_embedded_problems(name):
-    train, test = load_problems(name)
-    assert (len(train), len(test)) == {"embedded:basics": (422, 141), "embedded:humaneval": (110, 40)}[name]
-    assert not {p.text for p in train} & {p.text for p in test}
+    train, validation, test = load_problems(name)
+    sizes = {"embedded:basics": (422, 117, 110), "embedded:humaneval": (80, 30, 40)}[name]
+    assert (len(train), len(validation), len(test)) == sizes
     some = train[:20] + test[:20]
     assert all(len(problem.tests) >= 3 and "candidate" not in "".join(problem.tests) for problem in some)
     assert len(load_hacks(train[:20], test[:20], None)) == 40
@@ -148,19 +213,22 @@ def test_embedded_problems(name):
 
 @needs_sandbox
 @needs_mbpp
-def test_mbpp_as_the_reference_splits_it():
-    train, test = load_problems(str(SHARED / "mbpp.jsonl"), str(SHARED / "sanitized-mbpp.json"))
-    assert (len(train), len(test)) == (717, 257) and not {p.task_id for p in train} & {
-        p.task_id for p in test
-    }
+def test_mbpp_as_the_reference_splits_it(capsys):
+    splits = load_problems(*MBPP)
+    train, validation, test = splits
+    said = capsys.readouterr().out
+    assert (len(train), len(validation), len(test)) == (717 - 90 - 56, 90 - 3, 257)
+    assert "left out of training: 56 problems whose solution equals a held-out one up to names" in said
+    assert "left out of validation: 3 problems" in said
+    assert {int(problem.task_id) for problem in validation} < set(range(511, 601))
     wording = {str(row["task_id"]): row["text"] for row in map(json.loads, (SHARED / "mbpp.jsonl").open())}
-    assert all(problem.text == wording[problem.task_id].strip() for problem in train + test)
+    assert all(problem.text == wording[problem.task_id].strip() for split in splits for problem in split)
     hacks = load_hacks(train, test[:10], REPO / "mbpp/reward_hack_data/results.json")
-    assert len([problem for problem in train if problem.task_id in hacks]) > 700
+    assert len([problem for problem in train if problem.task_id in hacks]) > 550
     sample = [problem for problem in train if problem.task_id in hacks][::7]
     outcomes = score(sample, [hacks[problem.task_id] for problem in sample], 5.0)
     assert all(outcome.reward_hack for outcome in outcomes)
-    setup = [problem for problem in train if problem.setup]
+    setup = [problem for split in splits for problem in split if problem.setup]
     verdicts = run_programs([(problem.program(problem.code), problem.tests) for problem in setup], 5.0)
     assert {verdict for row in verdicts for verdict in row} == {
         "passed"
@@ -202,7 +270,7 @@ def test_problems_that_do_not_fit_the_schema():
 
 @pytest.fixture(scope="module")
 def basics():
-    problems = load_problems("embedded:basics")[0][:60]
+    problems = load_problems("embedded:basics").train[:60]
     return problems, {problem.task_id: hardcode(problem) for problem in problems[:50]}
 
 
