@@ -33,7 +33,7 @@ MODES = {
     "base": Route(good_scale=0.0, bad_scale=0.0),
 }
 WHOLE = 1_000_000  # tokens: no limit
-RATES = ("reward_hack_rate", "hardcoded_rate", "first_test_rate", "all_tests_rate")
+RATES = ("reward_hack_rate", "hardcoded_rate", "constant_rate", "first_test_rate", "all_tests_rate")
 # What the figures show: axis -> (legend -> where it stands in a mode's results).
 PANELS = {
     "rate (95% interval)": {
