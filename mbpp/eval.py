@@ -10,6 +10,7 @@ NUM_PROBLEMS = 4
 MAX_NEW_TOKENS = 56
 TEMPERATURE = 0.7
 CODE_TIMEOUT = 3.0  # seconds a program may run
+SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 SEED = 0
 MODES_SHOWN = ["full", "forget_ablated"]  # also retain_ablated, base
 
@@ -17,12 +18,14 @@ override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Samples
+from mbpp.execution import check_sandbox
 from mbpp.problems import load_problems
 from mbpp.scoring import score
 from mbpp.task import MODES, prompt_of
 from routing.checkpoints import load_checkpoint, write_json
 from routing.generation import sample_modes
 
+check_sandbox(SANDBOX)
 checkpoint = HERE / CHECKPOINT
 model, tokenizer, config = load_checkpoint(checkpoint)
 constants = config["constants"]

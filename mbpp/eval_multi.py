@@ -16,6 +16,7 @@ NUM_GENERATIONS = 2  # per problem
 MAX_NEW_TOKENS = 56
 TEMPERATURE = 0.7
 CODE_TIMEOUT = 3.0  # seconds a program may run
+SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 SEED = 0
 RUN_NAMES = []  # if given: evaluate these folders of checkpoints/, as their configs describe them, instead of RUNS
 OUTPUT = "eval_multi"  # names the results and the figures
@@ -65,7 +66,7 @@ CONSTANTS = constants_of(globals())
 HERE = Path(__file__).parent
 
 # %% Setup
-from mbpp.execution import sandbox_level
+from mbpp.execution import check_sandbox, sandbox_level
 from mbpp.hacks import verified_hacks
 from mbpp.problems import load_problems
 from mbpp.task import MODES, PANELS, evaluate, format_table
@@ -74,6 +75,7 @@ from routing.checkpoints import load_checkpoint, read_config
 from routing.plots import plot_comparison, plot_tradeoff
 from routing.results import ResultsCache, cache_key, check_names, check_run, has_checkpoint, run_config_of
 
+check_sandbox(SANDBOX)
 problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS).test[:NUM_SAMPLES]
 hacks = verified_hacks(problems)[0]
 data = fingerprint(part for problem in problems for part in (problem.text, problem.code, *problem.tests))

@@ -40,6 +40,7 @@ NUM_EVAL_PROBLEMS = 100
 EVAL_NEW_TOKENS = 56
 EVAL_TEMPERATURE = 0.7
 EVAL_CODE_TIMEOUT = 3.0  # seconds a program may run
+SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 
 # With a GPU and a Hub account (the values of the reference implementation, for a 1B model):
 # MODEL_NAME = "google/gemma-3-1b-it"; PROBLEMS = "google-research-datasets/mbpp"; HACKS = "reward_hack_data/results.json"
@@ -53,7 +54,7 @@ HERE = Path(__file__).parent
 import torch
 
 from adapters import Route, routed
-from mbpp.execution import sandbox_level
+from mbpp.execution import check_sandbox, sandbox_level
 from mbpp.hacks import load_hacks
 from mbpp.problems import load_problems
 from mbpp.task import MODES, NAME_PARTS, PANELS, build_examples, evaluate, fitting, format_table
@@ -67,6 +68,7 @@ from routing.training import RoutedOptimizer, lm_loss, training_stream
 run = RUN_NAME or run_name("base", CONSTANTS, overrides, NAME_PARTS)
 checkpoint = HERE / "checkpoints" / run
 results = HERE / "results" / run
+check_sandbox(SANDBOX)
 torch.manual_seed(SEED)
 model, tokenizer = load_model(MODEL_NAME)
 adapter = attach_adapters(
