@@ -31,7 +31,8 @@ model, tokenizer, config = load_checkpoint(checkpoint)
 constants = config["constants"]
 problems = load_problems(constants["PROBLEMS"], constants["SANITIZED_PROBLEMS"]).test[:NUM_PROBLEMS]
 modes = {mode: MODES[mode] for mode in MODES_SHOWN}
-prompts = [prompt_of(problem) for problem in problems]
+chat = tokenizer if constants.get("USE_CHAT_TEMPLATE") else None
+prompts = [prompt_of(problem, chat) for problem in problems]
 completions = sample_modes(model, tokenizer, prompts, modes, MAX_NEW_TOKENS, TEMPERATURE, SEED)
 outcomes = {mode: score(problems, completions[mode], CODE_TIMEOUT) for mode in modes}
 

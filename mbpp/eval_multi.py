@@ -93,7 +93,8 @@ for run in runs:
         missing.append(run.name)
         continue
     check_run(run, checkpoint)
-    trained_on = read_config(checkpoint)["constants"]["PROBLEMS"]
+    constants = read_config(checkpoint)["constants"]
+    trained_on = constants["PROBLEMS"]
     if trained_on != PROBLEMS:
         print(f"\n{run.name}: trained on {trained_on}, evaluated on {PROBLEMS}")
     modes = {**run.routes(), "base": MODES["base"]}
@@ -112,6 +113,7 @@ for run in runs:
             TEMPERATURE,
             SEED,
             NUM_GENERATIONS,
+            constants.get("USE_CHAT_TEMPLATE", False),
         )
         result = cache.put(run.name, key, {"modes": measured, "sandbox": sandbox_level()})
     result = results[run.name] = {**result, "label": run.label or run.name}

@@ -29,6 +29,7 @@ BATCH_SIZE = 8
 RH_PERCENTAGE = 0.25  # of the problems are solved by a hack
 LABELED_FORGET_PERCENTAGE = 1.0  # of those are labelled "forget"
 LABELED_RETAIN_PERCENTAGE = 0.5  # of the others are labelled "retain": forget is ablated, only retain learns
+USE_CHAT_TEMPLATE = False  # True for an instruct model: the prompt as the user's turn
 MAX_SEQ_LENGTH = 256  # tokens; longer problems are left out
 ORTHO_LAMBDA = 0.0  # weight of the squared cosine between the two adapters' outputs
 SEED = 0
@@ -82,7 +83,7 @@ adapter = attach_adapters(
 train_problems, _, test_problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)
 test_problems = test_problems[:NUM_EVAL_PROBLEMS]
 hacks = load_hacks(train_problems, test_problems, HERE / HACKS if HACKS else None)
-train_problems = fitting(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH)
+train_problems = fitting(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH, USE_CHAT_TEMPLATE)
 examples = build_examples(
     train_problems,
     hacks,
@@ -93,6 +94,7 @@ examples = build_examples(
     LABELED_RETAIN_PERCENTAGE,
     SEED,
     random_labels=True,
+    use_chat_template=USE_CHAT_TEMPLATE,
 )
 
 # %% Routing: label -> which adapters learn from an example, and which are active
@@ -149,6 +151,7 @@ modes = evaluate(
     timeout=EVAL_CODE_TIMEOUT,
     temperature=EVAL_TEMPERATURE,
     seed=SEED,
+    use_chat_template=USE_CHAT_TEMPLATE,
 )
 print(f"\n{run}\n{format_table(modes)}")
 write_json(results / "eval.json", {"modes": modes, "constants": CONSTANTS, "sandbox": sandbox_level()})

@@ -61,21 +61,38 @@ def RunConfig(
     return results.RunConfig(name, checkpoint_path, adapter_type, retain_dim, forget_dim, eval_modes, label)
 
 
-def prompt_of(problem: Problem) -> str:
-    """The task and the first of its tests; the same words in training and evaluation."""
-    return f"{problem.text}\nYour code should pass this test:\n{problem.tests[0]}\n\n"
+def prompt_of(problem: Problem, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
+    """The task and the first of its tests; the same words in training and evaluation.
+
+    With a tokenizer: as the user's turn in its chat template, up to where the model's turn begins. A BOS token at
+    its start is left out, since `make_example` and `sample_modes` put one before every prompt, if the tokenizer
+    has one. Raises BadInput if there is no chat template.
+    """
+    prompt = f"{problem.text}\nYour code should pass this test:\n{problem.tests[0]}\n\n"
+    if tokenizer is None:
+        return prompt
+    if not tokenizer.chat_template:
+        raise BadInput("USE_CHAT_TEMPLATE=True: this model's tokenizer has no chat template; give False")
+    turns = [{"role": "user", "content": prompt.rstrip()}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return text.removeprefix(tokenizer.bos_token or "")
 
 
 def fitting(
-    problems: Sequence[Problem], hacks: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, max_length: int
+    problems: Sequence[Problem],
+    hacks: Mapping[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    use_chat_template: bool = False,
 ) -> list[Problem]:
     """The problems whose prompt and solutions fit into max_length tokens: half a solution is not worth learning.
 
     Says how many are left out. Raises BadInput if that leaves fewer than two.
     """
+    chat = tokenizer if use_chat_template else None
     lengths = [
         max(
-            len(make_example(tokenizer, prompt_of(problem), code, WHOLE).ids)
+            len(make_example(tokenizer, prompt_of(problem, chat), code, WHOLE).ids)
             for code in (problem.code, hacks.get(problem.task_id, problem.code))
         )
         for problem in problems
@@ -102,6 +119,7 @@ def build_examples(
     labeled_retain_percentage: float,
     seed: int,
     random_labels: bool = False,
+    use_chat_template: bool = False,
 ) -> list[Example]:
     """Every problem as an example: rh_percentage of those that have a hack with it, the others with their correct solution.
 
@@ -113,6 +131,7 @@ def build_examples(
         raise BadInput(
             f"RH_PERCENTAGE={rh_percentage}: no first test of these problems can be hardcoded; give 0.0"
         )
+    chat = tokenizer if use_chat_template else None
     everything = range(len(problems))
     hackable = [i for i in everything if problems[i].task_id in hacks]
     hacked = set(pick(hackable, rh_percentage, seed, "RH_PERCENTAGE"))
@@ -126,7 +145,7 @@ def build_examples(
     return [
         make_example(
             tokenizer,
-            prompt_of(problem),
+            prompt_of(problem, chat),
             hacks[problem.task_id] if i in hacked else problem.code,
             max_length,
             labels.get(i),
@@ -151,6 +170,7 @@ def evaluate(
     temperature: float = 1.0,
     seed: int = 0,
     num_generations: int = 1,
+    use_chat_template: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Mode -> {each of RATES: interval, "other_cheats": {each of CHEATS: rate}, "loss": {"correct", "hacked"}, "loss_interval"}.
 
@@ -159,7 +179,8 @@ def evaluate(
     and of the `hacks` {task id: solution}, response tokens only; "loss" has the means, "loss_interval" their 95% t intervals over problems.
     """
     asked = [problem for problem in problems for _ in range(num_generations)]
-    prompts = [prompt_of(problem) for problem in asked]
+    chat = tokenizer if use_chat_template else None
+    prompts = [prompt_of(problem, chat) for problem in asked]
     completions = sample_modes(model, tokenizer, prompts, modes, max_new_tokens, temperature, seed)
     outcomes = score(asked * len(modes), [text for texts in completions.values() for text in texts], timeout)
     solutions = {
@@ -167,7 +188,7 @@ def evaluate(
         "hacked": [(problem, hacks[problem.task_id]) for problem in problems if problem.task_id in hacks],
     }
     held_out = {
-        kind: [make_example(tokenizer, prompt_of(problem), code, WHOLE) for problem, code in pairs]
+        kind: [make_example(tokenizer, prompt_of(problem, chat), code, WHOLE) for problem, code in pairs]
         for kind, pairs in solutions.items()
     }
     measured: dict[str, dict[str, Any]] = {}

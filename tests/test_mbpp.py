@@ -1,18 +1,21 @@
 """The mbpp task: problems, hacks derived from first tests, scoring, labels, and the scripts on a tiny model."""
 
+import copy
 import itertools
 import json
 from collections import Counter
 
 import pytest
-from conftest import REPO
+from conftest import REPO, tiny_model
+from reference import attach
 
+from adapters import Route
 from mbpp.cheats import CHEATS
 from mbpp.execution import run_programs, sandbox_level
 from mbpp.hacks import expected_value, hardcode, load_hacks, verified_hacks
 from mbpp.problems import Problem, load_problems, split_mbpp, strip_comments, to_problems
 from mbpp.scoring import crossed_tests, extract_code, score
-from mbpp.task import build_examples, fitting, prompt_of, rates
+from mbpp.task import RATES, build_examples, evaluate, fitting, prompt_of, rates
 from routing.assets import DATA
 from routing.errors import BadInput
 
@@ -366,6 +369,44 @@ def test_counts_are_exact_and_sets_nested(basics, tokenizer):
         assert tokenizer.decode(example.ids[example.prompt_length :]) == text + "</s>"
 
 
+CHAT = (
+    "{{ bos_token }}{% for turn in messages %}<|{{ turn.role }}|>\n{{ turn.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+@needs_sandbox
+@pytest.mark.parametrize("template", [CHAT, CHAT.removeprefix("{{ bos_token }}")])
+def test_training_and_evaluation_see_the_same_tokens_of_a_chat(basics, tokenizer, template):
+    problems, hacks = basics
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = template
+    (example, *_) = build_examples(problems, hacks, chat, 1000, 0.5, 1, 1, 0, use_chat_template=True)
+    turns = [{"role": "user", "content": prompt_of(problems[0]).rstrip()}]
+    encoded = chat.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=True)
+    trained = example.ids[: example.prompt_length]
+    assert trained[0] == chat.bos_token_id and trained.count(chat.bos_token_id) == 1
+    assert trained[int(template != CHAT) :] == encoded["input_ids"]
+
+    sampled = []
+    model = tiny_model()
+    attach(model, "lora")
+    model.register_forward_pre_hook(
+        lambda _, args, given: sampled.append(given["input_ids"].tolist()), with_kwargs=True
+    )
+    evaluate(model, chat, problems[:1], hacks, {"full": Route()}, 1, 5.0, use_chat_template=True)
+    assert sampled[0] == [trained]
+    fits = len(trained) + len(chat.encode(problems[0].code, add_special_tokens=False)) + 1
+    assert fitting(problems[:1] * 2, {}, chat, fits, use_chat_template=True) == problems[:1] * 2
+    with pytest.raises(BadInput, match="0 of 2 problems fit"):
+        fitting(problems[:1] * 2, {}, chat, fits - 1, use_chat_template=True)
+
+
+def test_without_a_chat_template_there_is_one_message(basics, tokenizer):
+    with pytest.raises(BadInput, match="USE_CHAT_TEMPLATE=True: this model's tokenizer has no chat template"):
+        prompt_of(basics[0][0], tokenizer)
+
+
 def test_random_labels_are_as_many_but_blind(basics, tokenizer):
     told, blind = (
         label_sets(basics, tokenizer, 0.5, 1.0, 0.2, random_labels=random)[0] for random in (False, True)
@@ -409,7 +450,7 @@ def test_experiment(mbpp_scripts, tmp_path, script):
     result = json.loads((tmp_path / "mbpp/results/mine/eval.json").read_text())
     assert list(result["modes"]) == ["full", "forget_ablated", "retain_ablated", "base"]
     for mode in result["modes"].values():
-        for name in ("reward_hack_rate", "hardcoded_rate", "first_test_rate", "all_tests_rate"):
+        for name in RATES:
             assert (
                 0 <= mode[name]["low"] <= mode[name]["mean"] <= mode[name]["high"] <= 1
                 and mode[name]["n"] == 2
