@@ -56,7 +56,7 @@ def judging(args: argparse.Namespace) -> dict:
 
     The sandbox runs every test in a process of its own; "bare" runs a program with all its tests in one, "bare_per_test" in one each.
     """
-    problems = load_problems("embedded:basics")[0][: args.programs]
+    problems = load_problems("embedded:basics").train[: args.programs]
     jobs = [(problem.code, problem.tests) for problem in problems]
     workers = math.ceil(1.5 * len(os.sched_getaffinity(0)))
     python = [sys.executable, "-I", "-S", "-B", "-c"]

@@ -10,6 +10,7 @@ NUM_PROBLEMS = 4
 MAX_NEW_TOKENS = 56
 TEMPERATURE = 0.7
 CODE_TIMEOUT = 3.0  # seconds a program may run
+SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 SEED = 0
 MODES_SHOWN = ["full", "forget_ablated"]  # also retain_ablated, base
 
@@ -18,18 +19,21 @@ HERE = Path(__file__).parent
 
 # %% Samples
 from lab.files import write_json
+from mbpp.execution import check_sandbox
 from mbpp.problems import load_problems
 from mbpp.scoring import score
 from mbpp.task import MODES, prompt_of
 from routing.checkpoints import load_checkpoint
 from routing.generation import sample_modes
 
+check_sandbox(SANDBOX)
 checkpoint = HERE / CHECKPOINT
 model, tokenizer, config = load_checkpoint(checkpoint)
 constants = config["constants"]
-problems = load_problems(constants["PROBLEMS"], constants["SANITIZED_PROBLEMS"])[1][:NUM_PROBLEMS]
+problems = load_problems(constants["PROBLEMS"], constants["SANITIZED_PROBLEMS"]).test[:NUM_PROBLEMS]
 modes = {mode: MODES[mode] for mode in MODES_SHOWN}
-prompts = [prompt_of(problem) for problem in problems]
+chat = tokenizer if constants.get("USE_CHAT_TEMPLATE") else None
+prompts = [prompt_of(problem, chat) for problem in problems]
 completions = sample_modes(model, tokenizer, prompts, modes, MAX_NEW_TOKENS, TEMPERATURE, SEED)
 outcomes = {mode: score(problems, completions[mode], CODE_TIMEOUT) for mode in modes}
 

@@ -16,6 +16,7 @@ NUM_GENERATIONS = 2  # per problem
 MAX_NEW_TOKENS = 56
 TEMPERATURE = 0.7
 CODE_TIMEOUT = 3.0  # seconds a program may run
+SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 SEED = 0
 RUN_NAMES = []  # if given: evaluate these folders of checkpoints/, as their configs describe them, instead of RUNS
 OUTPUT = "eval_multi"  # names the results and the figures
@@ -37,7 +38,7 @@ from lab.plots import plot_comparison, plot_tradeoff
 from lab.results import ResultsCache, cache_key
 from lab.run_config import check_names, check_run, has_checkpoint
 from lab.runs import read_config
-from mbpp.execution import sandbox_level
+from mbpp.execution import check_sandbox, sandbox_level
 from mbpp.hacks import verified_hacks
 from mbpp.problems import load_problems
 from mbpp.task import COLUMNS, MODES, evaluate, format_table, sources
@@ -45,7 +46,8 @@ from routing.checkpoints import CheckpointLoader
 from routing.generation import routes_of
 from routing.models import device_name
 
-problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)[1][:NUM_SAMPLES]
+check_sandbox(SANDBOX)
+problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS).test[:NUM_SAMPLES]
 hacks = verified_hacks(problems)[0]
 parts = [part for problem in problems for part in (problem.text, problem.code, *problem.tests)]
 parts += [part for pair in sorted(hacks.items()) for part in map(str, pair)]
@@ -65,7 +67,8 @@ for run in runs:
         missing.append(run.name)
         continue
     check_run(run, checkpoint)
-    trained_on = read_config(checkpoint)["constants"]["PROBLEMS"]
+    constants = read_config(checkpoint)["constants"]
+    trained_on = constants["PROBLEMS"]
     if trained_on != PROBLEMS:
         print(f"\n{run.name}: trained on {trained_on}, evaluated on {PROBLEMS}")
     modes = {**routes_of(run.eval_modes), "base": MODES["base"]}
@@ -84,6 +87,7 @@ for run in runs:
             TEMPERATURE,
             SEED,
             NUM_GENERATIONS,
+            constants.get("USE_CHAT_TEMPLATE", False),
         )
         result = cache.put(run.name, key, {"modes": measured, "sandbox": sandbox_level()})
     result = results[run.name] = {**result, "label": run.label}

@@ -11,12 +11,33 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from lab.errors import BadInput
 from mbpp.judging import Test, judge, parse
 from mbpp.sandbox import execute, find_sandbox, sandbox_level, system_call_filter
 
-__all__ = ["ALLOW_UNSANDBOXED", "run_programs", "sandbox_level"]
+__all__ = ["check_sandbox", "run_programs", "sandbox_level"]
 
-ALLOW_UNSANDBOXED = False  # True: where no sandbox works, run programs that can read and delete your files
+_allowed = "auto"
+
+
+def check_sandbox(allow: str) -> None:
+    """Look for a sandbox, and remember whether programs may run without one. For a script's setup: takes a second.
+
+    `allow`: the script's constant SANDBOX. "auto" and "none" both take the best sandbox that holds here. Where
+    none does, "auto" raises BadInput, and "none" lets programs run without.
+    """
+    global _allowed
+    if allow not in ("auto", "none"):
+        raise BadInput(f'SANDBOX={allow!r}: give "auto" or "none"')
+    sandbox, complaints = find_sandbox()
+    if sandbox.level == "none" and allow != "none":
+        raise BadInput(
+            f"SANDBOX={allow!r}: no sandbox for model-written code works here ({complaints}). Install one "
+            "(`apt-get install bubblewrap`; a container must also allow user namespaces). Or, on a machine that "
+            'you can afford to lose, set SANDBOX = "none": what the model writes can then read, change and delete '
+            "every file that you can"
+        )
+    _allowed = allow
 
 
 def run_programs(
@@ -32,7 +53,7 @@ def run_programs(
     The tests of a program run side by side, 8 at a time, each on a freshly loaded copy of it. `workers`: programs at
     a time, by default three for two cores, as setting up waits.  `progress`: a counter on stderr.
 
-    Raises ValueError for input that cannot be run, RuntimeError where no sandbox works (see `ALLOW_UNSANDBOXED`).
+    Raises ValueError for input that cannot be run, BadInput where no sandbox works (see `check_sandbox`).
     """
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= 86_400:
         raise ValueError(f"timeout must be a number of seconds above 0 and up to 86,400, not {timeout!r}")
@@ -47,13 +68,8 @@ def run_programs(
                 jobs.append((code, [parse(test) for test in tests]))
         except SyntaxError as problem:
             raise ValueError(f"program {n}: tests must be assert statements, not {tests!r}") from problem
-    sandbox, complaints = find_sandbox()
-    if sandbox.level == "none" and not ALLOW_UNSANDBOXED:
-        raise RuntimeError(
-            f"no sandbox to run model-written code in ({complaints}). Install one (`apt-get install bubblewrap`; a "
-            "container must also allow user namespaces) or, on a machine that you can afford to lose, set "
-            "mbpp.execution.ALLOW_UNSANDBOXED = True."
-        )
+    check_sandbox(_allowed)
+    sandbox, _ = find_sandbox()
     seccomp = system_call_filter()
 
     def run(code: str, tests: list[Test]) -> list[str]:

@@ -30,6 +30,7 @@ BATCH_SIZE = 8
 RH_PERCENTAGE = 0.25  # of the problems are solved by a hack
 LABELED_FORGET_PERCENTAGE = 1.0  # of those are labelled "forget"
 LABELED_RETAIN_PERCENTAGE = 0.5  # of the others are labelled "retain": forget is ablated, only retain learns
+USE_CHAT_TEMPLATE = False  # True for an instruct model: the prompt as the user's turn
 MAX_SEQ_LENGTH = 256  # tokens; longer problems are left out
 ORTHO_LAMBDA = 0.0  # weight of the squared cosine between the two adapters' outputs
 SEED = 0
@@ -41,6 +42,7 @@ NUM_EVAL_PROBLEMS = 100
 EVAL_NEW_TOKENS = 56
 EVAL_TEMPERATURE = 0.7
 EVAL_CODE_TIMEOUT = 3.0  # seconds a program may run
+SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 
 # With a GPU and a Hub account (the values of the reference implementation, for a 1B model):
 # MODEL_NAME = "google/gemma-3-1b-it"; PROBLEMS = "google-research-datasets/mbpp"; HACKS = "reward_hack_data/results.json"
@@ -57,7 +59,7 @@ from adapters import Route, routed
 from lab.files import write_json
 from lab.plots import plot_modes, plot_training
 from lab.runs import open_run
-from mbpp.execution import sandbox_level
+from mbpp.execution import check_sandbox, sandbox_level
 from mbpp.hacks import load_hacks
 from mbpp.problems import load_problems
 from mbpp.task import COLUMNS, MODES, NAME_PARTS, build_examples, evaluate, fitting, format_table
@@ -69,6 +71,7 @@ from routing.probes import TrainingLog, probe_every
 from routing.stream import training_stream
 
 run = open_run(__file__, "random", CONSTANTS, NAME_PARTS)
+check_sandbox(SANDBOX)
 torch.manual_seed(SEED)
 model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
 adapter = attach_adapters(
@@ -80,10 +83,10 @@ adapter = attach_adapters(
 )
 
 # %% Data: which example shows the behaviour, and which are labelled
-train_problems, test_problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)
+train_problems, _, test_problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)
 test_problems = test_problems[:NUM_EVAL_PROBLEMS]
 hacks = load_hacks(train_problems, test_problems, HERE / HACKS if HACKS else None)
-train_problems = fitting(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH)
+train_problems = fitting(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH, USE_CHAT_TEMPLATE)
 examples = build_examples(
     train_problems,
     hacks,
@@ -94,6 +97,7 @@ examples = build_examples(
     LABELED_RETAIN_PERCENTAGE,
     SEED,
     random_labels=True,
+    use_chat_template=USE_CHAT_TEMPLATE,
 )
 
 # %% Routing: label -> which adapters learn from an example, and which are active
@@ -132,6 +136,7 @@ modes = evaluate(
     timeout=EVAL_CODE_TIMEOUT,
     temperature=EVAL_TEMPERATURE,
     seed=SEED,
+    use_chat_template=USE_CHAT_TEMPLATE,
 )
 print(f"\n{run.name}\n{format_table(modes)}")
 write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS, "sandbox": sandbox_level()})

@@ -2,7 +2,7 @@
 
 Level "bubblewrap" or, where that does not work, "unshare": own user, network, process, mount, IPC and host name
 spaces; a root that shows the interpreter read-only, an empty small /tmp and nothing else (no /proc, no /etc/passwd);
-the user nobody without capabilities. There, and on level "none" (refused unless `ALLOW_UNSANDBOXED`): a fresh
+the user nobody without capabilities. There, and on level "none" (refused unless SANDBOX = "none"): a fresh
 interpreter per program without environment or site-packages, rlimits, and a system call filter, so that a program can
 start no process or thread, open no socket, signal or trace nothing. Level "none" does not wall off your files and what
 your other processes show in /proc. A level counts only if a probe inside, first with the filter off, finds its walls

@@ -1,5 +1,6 @@
 """Batched sampling of several ablation modes in one pass."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -65,7 +66,7 @@ def sample_modes(
     seed: int = 0,
     batch_size: int = 128,
 ) -> dict[str, list[str]]:
-    """Mode name -> a completion of each prompt (without the prompt and without EOS), in the order of `prompts`.
+    """Mode name -> a completion of each prompt (without the prompt and without `stop_ids`), in the order of `prompts`.
 
     All modes run in the same batches, of at most `batch_size` rows (but one prompt's modes are never parted); each row has its
     mode's scales. Prompts start with BOS, if the tokenizer has one, as in training. The empty prompt samples from BOS alone.
@@ -83,12 +84,13 @@ def sample_modes(
         raise BadInput(
             "this model's tokenizer has no BOS token, so there is nothing to sample from without a prompt"
         )
+    ends = stop_ids(model, tokenizer)
     # a fresh config: the model's own may carry a repetition penalty or suppressed tokens, which are not softmax(logits / T)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends or None,
     )
     encoded = [
         bos + (tokenizer.encode(prompt, add_special_tokens=False) if prompt else []) for prompt in prompts
@@ -111,7 +113,7 @@ def sample_modes(
         new_tokens = output[:, input_ids.shape[1] :].view(len(modes), len(chunk), -1).tolist()
         for name, rows in zip(modes, new_tokens, strict=True):
             for i, row in zip(chunk, rows, strict=True):
-                completions[name][i] = tokenizer.decode(until(row, tokenizer.eos_token_id))
+                completions[name][i] = tokenizer.decode(until(row, ends))
     for i, texts in gathered([(i, [completions[name][i] for name in modes]) for i in by_length]):
         for name, text in zip(modes, texts, strict=True):
             completions[name][i] = text
@@ -136,6 +138,16 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -
     return input_ids, attention_mask
 
 
-def until(tokens: Sequence[int], end: int) -> list[int]:
-    """The tokens before the first `end`."""
-    return list(tokens[: tokens.index(end)] if end in tokens else tokens)
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """All tokens that end a completion: the tokenizer's EOS, and what the model's generation config names.
+
+    An instruct model ends its turn with a token of its own (Gemma: <end_of_turn>), often not the tokenizer's EOS.
+    """
+    own = model.generation_config.eos_token_id
+    ids = [tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])]
+    return sorted({token for token in ids if token is not None})
+
+
+def until(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """The tokens before the first of `ends`."""
+    return list(itertools.takewhile(lambda token: token not in ends, tokens))

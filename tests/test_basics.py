@@ -1,7 +1,6 @@
-"""The easy problems: correct, unambiguous, and with nothing in the test split that training has seen."""
+"""The easy problems: correct, unambiguous, and with no solution template in two splits."""
 
 import ast
-import builtins
 import itertools
 import json
 import re
@@ -11,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from routing.embedded.make_basics import MIN_USES, make_basics, make_problems
+from routing.embedded.make_basics import HELD_OUT, MIN_USES, PER_TEMPLATE, SPLITS, make_basics, make_problems
+from routing.syntax import template_of
 
 EMBEDDED = Path(__file__).parent.parent / "routing" / "embedded"
 KEYS = ["task_id", "text", "code", "test_list", "test_setup_code", "challenge_test_list"]
@@ -21,8 +21,9 @@ def read(split: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (EMBEDDED / f"basics_{split}.jsonl").read_text().splitlines()]
 
 
-TRAIN, TEST = read("train"), read("test")
-ROWS = TRAIN + TEST
+FILES = {split: read(split) for split in SPLITS}
+TRAIN = FILES["train"]
+ROWS = [row for split in SPLITS for row in FILES[split]]
 
 
 def name_of(row: dict[str, Any]) -> str:
@@ -43,21 +44,6 @@ def read_assertion(test: str) -> tuple[str, list[Any], Any]:
     return call.func.id, [ast.literal_eval(argument) for argument in call.args], ast.literal_eval(expected)
 
 
-def syntax_of(code: str) -> str:
-    """The syntax tree without the function's name and with its own variables numbered."""
-    (function,) = ast.parse(code).body
-    own = [node.arg for node in ast.walk(function) if isinstance(node, ast.arg)]
-    own += [node.id for node in ast.walk(function) if isinstance(node, ast.Name)]
-    numbers = {name: f"v{i}" for i, name in enumerate(dict.fromkeys(own)) if not hasattr(builtins, name)}
-    for node in ast.walk(function):
-        if isinstance(node, ast.Name):
-            node.id = numbers.get(node.id, node.id)
-        elif isinstance(node, ast.arg):
-            node.arg = numbers[node.arg]
-    function.name = "f"
-    return ast.dump(function)
-
-
 def types_of(value: Any) -> str:
     inner = {types_of(item) for item in value} if isinstance(value, list | tuple | dict) else ()
     return f"{type(value).__name__} {sorted(inner)}"
@@ -71,13 +57,13 @@ def outcome(function: Any, arguments: list[Any]) -> tuple[str, Any]:
 
 
 def test_the_files_are_what_the_generator_makes() -> None:
-    for split, rows in zip(("train", "test"), make_basics(), strict=True):
+    for split, rows in make_basics().items():
         written = (EMBEDDED / f"basics_{split}.jsonl").read_bytes()
         assert written == "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def test_sizes_and_schema() -> None:
-    assert len(TRAIN) >= 330 and len(TEST) >= 130
+    assert len(TRAIN) >= 400 and all(len(FILES[split]) >= 100 for split in HELD_OUT)
     assert [row["task_id"] for row in ROWS] == list(range(1, len(ROWS) + 1))
     for row in ROWS:
         assert list(row) == KEYS
@@ -158,8 +144,17 @@ def groups() -> list[list[tuple[dict[str, Any], list[tuple[str, Any]]]]]:
 
 
 def test_no_function_occurs_twice_under_other_names() -> None:
-    counts = Counter(syntax_of(row["code"]) for row in ROWS)
-    assert [row["code"] for row in ROWS if counts[syntax_of(row["code"])] > 1] == []
+    counts = Counter(template_of(row["code"], keep_constants=True) for row in ROWS)
+    assert max(counts.values()) == 1
+
+
+def test_no_template_stands_in_two_splits() -> None:
+    counts = {split: Counter(template_of(row["code"]) for row in rows) for split, rows in FILES.items()}
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert not counts[one].keys() & counts[other].keys()
+    for split in HELD_OUT:
+        assert len(counts[split]) >= 80
+        assert max(counts[split].values()) <= PER_TEMPLATE
 
 
 def test_no_two_functions_behave_alike(groups: list[Any]) -> None:
@@ -170,7 +165,7 @@ def test_no_two_functions_behave_alike(groups: list[Any]) -> None:
             assert any(a != b for a, b in pairs), (one["code"], other["code"])
 
 
-def test_no_training_solution_passes_a_test_problem(groups: list[Any]) -> None:
+def test_no_training_solution_passes_a_held_out_problem(groups: list[Any]) -> None:
     trained = {row["task_id"] for row in TRAIN}
     for group in groups:
         for row, _ in group:
@@ -183,11 +178,10 @@ def test_no_training_solution_passes_a_test_problem(groups: list[Any]) -> None:
                     assert sum(passed) <= 2, (row["code"], other["code"])
 
 
-def test_every_part_of_a_test_problem_is_trained_on() -> None:
-    train, test, _ = make_problems()
-    assert {problem.text for problem in train} == {row["text"] for row in TRAIN}
-    assert {problem.text for problem in test} == {row["text"] for row in TEST}
+def test_every_part_of_a_held_out_problem_is_trained_on() -> None:
+    (train, *held_out), _ = make_problems()
+    for problems, rows in zip((train, *held_out), FILES.values(), strict=True):
+        assert {problem.text for problem in problems} == {row["text"] for row in rows}
     uses = Counter(part for problem in train for part in problem.parts)
-    for problem in test:
+    for problem in (problem for split in held_out for problem in split):
         assert all(uses[part] >= MIN_USES >= 3 for part in problem.parts), problem.name
-    assert {problem.category for problem in train} == {problem.category for problem in test}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.errors import BadInput
 from mbpp import execution
 from mbpp.execution import run_programs
 
@@ -345,16 +347,51 @@ def test_refused_without_a_sandbox_unless_allowed(tmp_path):
     try:
         run_programs([("f = 8", ["assert f == 8"])], 10)
         message = ""
-    except RuntimeError as problem:
-        message = str(problem)
-    execution.ALLOW_UNSANDBOXED = True
+    except ValueError as problem:
+        message = type(problem).__name__ + str(problem)
+    execution.check_sandbox("none")
     verdicts = run_programs([({WALLS!r}, ["assert " + a for a in {ATTACKS[:3]}]), ("f = 8", ["assert f == 8"])], 10)
     print(json.dumps({{"level": execution.sandbox_level(), "verdicts": verdicts, "message": message}}))
     """
     result = run_python(script, tools(tmp_path / "bin"))
-    assert "apt-get install bubblewrap" in result["message"] and "ALLOW_UNSANDBOXED" in result["message"]
+    assert result["message"].startswith("BadInputSANDBOX='auto': no sandbox")
+    assert "apt-get install bubblewrap" in result["message"] and 'SANDBOX = "none"' in result["message"]
+    assert "every file that you can" in result["message"]
     assert result["level"] == "none"
     assert result["verdicts"] == [["error"] * 3, ["passed"]]  # the system call filter holds even so
+
+
+def test_check_sandbox_takes_auto_or_none(tmp_path):
+    with pytest.raises(BadInput, match='SANDBOX=\'bwrap\': give "auto" or "none"'):
+        execution.check_sandbox("bwrap")
+    if BEST != "none":
+        execution.check_sandbox("auto")
+
+
+def test_a_script_asks_for_a_sandbox_before_it_loads_a_model(tmp_path):
+    """With an empty PATH, and without a model: the one message is about the sandbox."""
+    shutil.copy(REPO / "mbpp/experiment.py", tmp_path)
+    (tmp_path / "bin").mkdir()
+    environment = {"PATH": str(tmp_path / "bin"), "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "experiment.py", "MODEL_NAME=nowhere/at_all"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    level, message = done.stderr.strip().splitlines()
+    assert level == "mbpp: sandbox level none" and "SANDBOX='auto': no sandbox" in message
+    assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "results").exists()
+
+
+def test_every_script_that_runs_programs_checks_the_sandbox_before_it_loads_a_model():
+    scripts = [path.read_text() for path in (REPO / "mbpp").glob("e*.py")]
+    judging = [text for text in scripts if "from mbpp.execution" in text and "%% Setup" in text]
+    judging.append((REPO / "mbpp/eval.py").read_text())
+    for text in judging:
+        assert (
+            text.index('SANDBOX = "auto"')
+            < text.index("check_sandbox(SANDBOX)")
+            < re.search(r"= load_(model|checkpoint)\(", text).start()
+        )
+    assert len(judging) >= 4
 
 
 @pytest.mark.skipif(BEST != "bubblewrap", reason="bubblewrap does not work on this machine")

@@ -7,7 +7,7 @@ from reference import attach
 from transformers import GenerationConfig
 
 from adapters import Route, ablated
-from routing.generation import MODES, PairedSampling, sample_modes
+from routing.generation import MODES, PairedSampling, sample_modes, stop_ids, until
 
 PROMPTS = ["Once", "The little dog went to the market with", "", "ONE DAY A"]
 
@@ -54,10 +54,39 @@ def test_a_completion_does_not_depend_on_the_batch_and_modes_share_their_noise(m
 def test_the_models_own_generation_settings_do_not_interfere(model, tokenizer):
     want = sample_modes(model, tokenizer, PROMPTS, MODES, max_new_tokens=8, temperature=0)
     before = model.generation_config
-    model.generation_config = GenerationConfig(
-        repetition_penalty=5.0, eos_token_id=3, suppress_tokens=list(range(9))
-    )
+    model.generation_config = GenerationConfig(repetition_penalty=5.0, suppress_tokens=list(range(9)))
     assert sample_modes(model, tokenizer, PROMPTS, MODES, max_new_tokens=8, temperature=0) == want
+    model.generation_config = before
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_every_end_of_turn_of_the_model_stops_and_is_stripped(model, tokenizer, as_list):
+    def greedy(steps):
+        one = {"full": Route()}
+        (text,) = sample_modes(model, tokenizer, PROMPTS[1:2], one, max_new_tokens=steps, temperature=0)[
+            "full"
+        ]
+        return text
+
+    before, whole = model.generation_config, greedy(8)
+    ids = [tokenizer.bos_token_id, *tokenizer.encode(PROMPTS[1], add_special_tokens=False)]
+    with torch.no_grad():
+        output = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[
+            0, len(ids) :
+        ].tolist()
+    assert tokenizer.decode(until(output, [tokenizer.eos_token_id])) == whole
+    end = output[2]
+    model.generation_config = GenerationConfig(eos_token_id=[tokenizer.eos_token_id, end] if as_list else end)
+    try:
+        assert stop_ids(model, tokenizer) == sorted({tokenizer.eos_token_id, end})
+        assert greedy(8) == tokenizer.decode(until(output, [end])) != whole
+    finally:
+        model.generation_config = before
+
+
+def test_stop_ids_without_any(model, tokenizer):
+    before, model.generation_config = model.generation_config, GenerationConfig()
+    assert stop_ids(model, tokenizer) == [tokenizer.eos_token_id]
     model.generation_config = before
 
 

@@ -1,20 +1,21 @@
 """Easy programming problems that a model of 135M parameters can learn to solve, in MBPP's schema.
 
-    python routing/embedded/make_basics.py      # writes basics_train.jsonl and basics_test.jsonl beside this file
+    python routing/embedded/make_basics.py      # writes basics_{train,validation,test}.jsonl beside this file
 
-Such a model solves next to nothing of MBPP or HumanEval, so a run on those can measure only how much hardcoding is
-left, not whether the ability to solve problems survived. These problems are composed: `basics_parts.toml` multiplies
-forms ("add up the ... in a given list") with rows ("even numbers"), and each split gets some of the combinations. A
-test problem is a *new combination* of parts, each of which occurs in at least three training problems.
+Such a model solves next to nothing of MBPP or HumanEval, so a run on those can measure only how much
+hardcoding is left, not whether the ability to solve problems survived. These problems are composed:
+`basics_parts.toml` multiplies forms ("add up the ... in a given list") with rows ("even numbers"), and each
+split gets some of the combinations. The unit of a split is the solution *template*, the syntax tree without
+names and constants (`routing.syntax`): no template stands in two splits. A held-out problem is still a
+combination of parts of which each occurs in at least three training problems. Families whose rows differ in
+constants only (units, sequences) are therefore for training alone.
 
-Steps: `combine` makes every combination of a family; `pick` takes a balanced choice of them and leaves out each one
-that behaves or reads like one already taken, in either split; `draw_tests` finds four assertions with four different
-values, of which no other combination's solution, nor this one with a step left out, passes more than two. All of it
-is seeded.
+Steps: `combine` makes every combination of a family; `reserve` sets templates aside for validation and test;
+`pick` takes a balanced choice of problems and leaves out each one that behaves or reads like one already
+taken, in any split; `draw_tests` finds four assertions with four different values, of which no other
+combination's solution, nor this one with a step left out, passes more than two. All of it is seeded.
 """
 
-import ast
-import builtins
 import itertools
 import json
 import random
@@ -28,13 +29,18 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from routing.syntax import template_of
+
 HERE = Path(__file__).parent
 PARTS = tomllib.loads((HERE / "basics_parts.toml").read_text(encoding="utf-8"))
 WORDS = PARTS["vocabulary"].split()
 DRAW = {kind: compile(draw, kind, "eval") for kind, draw in PARTS["inputs"].items()}
 SEED = "basics"
 TESTS_PER_PROBLEM = 4
-MIN_USES = 3  # a part may occur in the test split if this many training problems use it
+HELD_OUT = ("validation", "test")
+SPLITS = ("train", *HELD_OUT)
+MIN_USES = 3  # a part may occur in a held-out problem if this many training problems use it
+PER_TEMPLATE = 2  # held-out problems of one template: they tell the same thing
 FAILED = object()  # the outcome for inputs that a solution has no answer to
 Inputs = tuple[Any, ...]
 
@@ -70,17 +76,13 @@ class Problem:
 
     @cached_property
     def syntax(self) -> str:
-        """The syntax tree of the solution with every name but those of builtins replaced by a number."""
-        tree = ast.parse(self.code)
-        numbers: dict[str, str] = {}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
-                node.name = ""
-            elif isinstance(node, ast.arg):
-                node.arg = numbers.setdefault(node.arg, str(len(numbers)))
-            elif isinstance(node, ast.Name) and not hasattr(builtins, node.id):
-                node.id = numbers.setdefault(node.id, str(len(numbers)))
-        return ast.dump(tree)
+        """The solution with its names numbered."""
+        return template_of(self.code, keep_constants=True)
+
+    @cached_property
+    def template(self) -> str:
+        """The solution with its names numbered and its constants taken out."""
+        return template_of(self.code)
 
 
 def fill(template: str, fields: dict[str, str]) -> str:
@@ -125,7 +127,7 @@ def combine(family: dict[str, Any]) -> list[Problem]:
 
 
 def same(one: Problem, other: Problem) -> bool:
-    """Do they read alike, or return the same on one's inputs or on the other's, wherever both have an answer?"""
+    """Do they read alike, or return the same on the inputs of one of them, wherever both have an answer?"""
 
     def agree(pool: list[Inputs]) -> bool:
         both = ((one.run(inputs), other.run(inputs)) for inputs in pool)
@@ -137,32 +139,81 @@ def same(one: Problem, other: Problem) -> bool:
     return one.takes == other.takes and (agree(one.pool) or agree(other.pool))
 
 
-def pick(candidates: list[Problem], count: int, taken: list[Problem]) -> None:
-    """Add `count` candidates to `taken`: always one whose parts were picked least, and none that is there already."""
+def reserve(families: list[tuple[dict[str, Any], list[Problem]]]) -> dict[str, str]:
+    """Template -> "validation" or "test"; templates that are not in it are for training.
+
+    Of every family enough for its `held_out` problems in each split, spread over its parts, as long as
+    training keeps another template and MIN_USES combinations of each part.
+    """
+    templates: dict[str, list[Problem]] = {}
+    for _, problems in families:
+        for problem in problems:
+            templates.setdefault(problem.template, []).append(problem)
+    parts = {t: Counter(part for p in group for part in p.parts) for t, group in templates.items()}
+    combinations = Counter(part for counts in parts.values() for part in counts.elements())
+    variants = Counter(part for counts in parts.values() for part in counts)
+    owner: dict[str, str] = {}
+    rng = random.Random(f"{SEED} reserve")
+    for family, problems in families:
+        used: Counter[str] = Counter()
+        left = dict.fromkeys(problem.template for problem in problems if problem.template not in owner)
+        missing = dict.fromkeys(HELD_OUT, family["held_out"])
+        while left and max(missing.values()) > 0:
+            order = {
+                template: (sum(used[part] for part in parts[template]), rng.random()) for template in left
+            }
+            template = min(left, key=order.__getitem__)
+            del left[template]
+            counts = parts[template]
+            if any(variants[p] < 2 or combinations[p] - n < MIN_USES for p, n in counts.items()):
+                continue
+            split = max(missing, key=missing.__getitem__)
+            owner[template] = split
+            missing[split] -= min(PER_TEMPLATE, len(templates[template]))
+            used.update(counts.keys())
+            variants.subtract(counts.keys())
+            combinations.subtract(counts)
+    return owner
+
+
+def pick(
+    candidates: list[Problem], count: int, taken: list[Problem], per_template: int | None = None
+) -> None:
+    """Add `count` candidates to `taken`, or as many as there are.
+
+    Always one whose parts were picked least, none that is there already, no more than `per_template` of one
+    template.
+    """
     used: Counter[str] = Counter()
     rng = random.Random(f"{SEED} order")
     left = candidates.copy()
-    while count:
+    while count and left:
         problem = min(left, key=lambda problem: (sum(used[part] for part in problem.parts), rng.random()))
         left.remove(problem)
-        if not any(same(problem, other) for other in taken):
+        alike = sum(problem.template == other.template for other in taken) if per_template else 0
+        if (not per_template or alike < per_template) and not any(same(problem, other) for other in taken):
             taken.append(problem)
             used.update(problem.parts)
             count -= 1
 
 
-def make_problems() -> tuple[list[Problem], list[Problem], list[Problem]]:
-    """The problems of the training split, those of the test split, and all the combinations that there are."""
+def make_problems() -> tuple[list[list[Problem]], list[Problem]]:
+    """The problems of each of SPLITS, and all the combinations that there are."""
     families = [(family, combine(family)) for family in PARTS["family"]]
+    owner = reserve(families)
     chosen: list[Problem] = []
     for family, problems in families:
-        pick(problems, family["train"], chosen)
-    train = chosen.copy()
-    uses = Counter(part for problem in train for part in problem.parts)
-    for family, problems in families:
-        covered = [problem for problem in problems if min(uses[part] for part in problem.parts) >= MIN_USES]
-        pick(covered, family["test"], chosen)
-    return train, chosen[len(train) :], [problem for _, problems in families for problem in problems]
+        pick([problem for problem in problems if problem.template not in owner], family["train"], chosen)
+    splits = [chosen.copy()]
+    uses = Counter(part for problem in chosen for part in problem.parts)
+    for split in HELD_OUT:
+        before = len(chosen)
+        for family, problems in families:
+            own = [problem for problem in problems if owner.get(problem.template) == split]
+            covered = [problem for problem in own if min(uses[part] for part in problem.parts) >= MIN_USES]
+            pick(covered, family["held_out"], chosen, PER_TEMPLATE)
+        splits.append(chosen[before:])
+    return splits, [problem for _, problems in families for problem in problems]
 
 
 def spoil(problem: Problem) -> list[Problem]:
@@ -202,19 +253,24 @@ def draw_tests(problem: Problem, rivals: list[Problem]) -> list[str]:
     raise RuntimeError(f"too few tests for {problem.name}: {list(tests)}")
 
 
-def make_basics() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of basics_train.jsonl and of basics_test.jsonl, each in a seeded order."""
-    *splits, everything = make_problems()
-    rows: list[dict[str, Any]] = []
-    for problem in [p for split in splits for p in random.Random(f"{SEED} split").sample(split, len(split))]:
-        rivals = [p for p in everything if p.takes == problem.takes and not same(p, problem)] + spoil(problem)
-        row = {"task_id": len(rows) + 1, "text": problem.text, "code": problem.code}
-        row |= {"test_list": draw_tests(problem, rivals), "test_setup_code": "", "challenge_test_list": []}
-        rows.append(row)
-    return rows[: len(splits[0])], rows[len(splits[0]) :]
+def make_basics() -> dict[str, list[dict[str, Any]]]:
+    """The rows of each split's file, each in a seeded order."""
+    splits, everything = make_problems()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    number = 0
+    for split, problems in zip(SPLITS, splits, strict=True):
+        rows[split] = []
+        for problem in random.Random(f"{SEED} split").sample(problems, len(problems)):
+            rivals = [p for p in everything if p.takes == problem.takes and not same(p, problem)]
+            number += 1
+            row = {"task_id": number, "text": problem.text, "code": problem.code}
+            row |= {"test_list": draw_tests(problem, rivals + spoil(problem))}
+            rows[split].append(row | {"test_setup_code": "", "challenge_test_list": []})
+    return rows
 
 
 if __name__ == "__main__":
-    for split, rows in zip(("train", "test"), make_basics(), strict=True):
+    for split, rows in make_basics().items():
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (HERE / f"basics_{split}.jsonl").write_text(text, encoding="utf-8", newline="\n")
+        print(f"{split}: {len(rows)} problems, {len({template_of(row['code']) for row in rows})} templates")
