@@ -138,7 +138,7 @@ for _, batch in stream:
         loss.backward()
     optimizer.step()
 model.eval()
-save_checkpoint(checkpoint, model, adapter, CONSTANTS, fingerprint(train_stories + good_stories))
+save_checkpoint(checkpoint, model, adapter, CONSTANTS, fingerprint(story.text for story in stories.train))
 plot_training(log.path, HERE / "plots" / f"{run}_training.png", run)
 
 # %% Evaluation: each adapter ablated, on held-out stories
