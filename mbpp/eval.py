@@ -19,10 +19,11 @@ HERE = Path(__file__).parent
 
 # %% Samples
 from lab.files import write_json
+from mbpp.examples import prompt_of
 from mbpp.execution import check_sandbox
 from mbpp.problems import load_problems
 from mbpp.scoring import score
-from mbpp.task import MODES, prompt_of
+from mbpp.task import MODES
 from routing.checkpoints import load_checkpoint
 from routing.generation import sample_modes
 

@@ -11,6 +11,7 @@ from mbpp.run_config import RunConfig
 
 PROBLEMS = "embedded:basics"
 SANITIZED_PROBLEMS = ""
+SPLIT = "test"  # "validation" for what is still to be chosen
 NUM_SAMPLES = 100  # held-out problems
 NUM_GENERATIONS = 2  # per problem
 MAX_NEW_TOKENS = 56
@@ -47,7 +48,7 @@ from routing.generation import routes_of
 from routing.models import device_name
 
 check_sandbox(SANDBOX)
-problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS).test[:NUM_SAMPLES]
+problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS).split(SPLIT)[:NUM_SAMPLES]
 hacks = verified_hacks(problems)[0]
 parts = [part for problem in problems for part in (problem.text, problem.code, *problem.tests)]
 parts += [part for pair in sorted(hacks.items()) for part in map(str, pair)]

@@ -38,6 +38,7 @@ RUN_NAME = ""  # empty: built from what distinguishes the run
 RESUME = False  # go on from where an interrupted run stopped
 SAVE_EVERY = 50  # steps between checkpoints to resume from
 PROBE_EVERY = 10  # steps between readings of orthogonality and of where unlabelled gradients go; 0 for none
+EVAL_SPLIT = "validation"  # what is chosen is chosen here; "test" for what is published
 NUM_EVAL_PROBLEMS = 100
 EVAL_NEW_TOKENS = 56
 EVAL_TEMPERATURE = 0.7
@@ -57,12 +58,14 @@ import torch
 
 from adapters import Route, routed
 from lab.files import write_json
+from lab.labels import pick
 from lab.plots import plot_modes, plot_training
 from lab.runs import open_run
+from mbpp.examples import fitting, hackable, to_examples
 from mbpp.execution import check_sandbox, sandbox_level
 from mbpp.hacks import load_hacks
 from mbpp.problems import load_problems
-from mbpp.task import COLUMNS, MODES, NAME_PARTS, build_examples, evaluate, fitting, format_table
+from mbpp.task import COLUMNS, MODES, NAME_PARTS, evaluate, format_table
 from routing.checkpoints import save_checkpoint
 from routing.losses import example_losses
 from routing.models import attach_adapters, load_model
@@ -83,21 +86,18 @@ adapter = attach_adapters(
 )
 
 # %% Data: which example shows the behaviour, and which are labelled
-train_problems, _, test_problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)
-test_problems = test_problems[:NUM_EVAL_PROBLEMS]
-hacks = load_hacks(train_problems, test_problems, HERE / HACKS if HACKS else None)
-train_problems = fitting(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH, USE_CHAT_TEMPLATE)
-examples = build_examples(
-    train_problems,
-    hacks,
-    tokenizer,
-    MAX_SEQ_LENGTH,
-    RH_PERCENTAGE,
-    LABELED_FORGET_PERCENTAGE,
-    LABELED_RETAIN_PERCENTAGE,
-    SEED,
-    use_chat_template=USE_CHAT_TEMPLATE,
-)
+problems = load_problems(PROBLEMS, SANITIZED_PROBLEMS)
+held_out = problems.split(EVAL_SPLIT)[:NUM_EVAL_PROBLEMS]
+hacks = load_hacks(problems.train, held_out, HERE / HACKS if HACKS else None)
+train_problems = fitting(problems.train, hacks, tokenizer, MAX_SEQ_LENGTH, USE_CHAT_TEMPLATE)
+everything = range(len(train_problems))
+hacked = pick(hackable(train_problems, hacks), RH_PERCENTAGE, SEED, "RH_PERCENTAGE")
+correct = sorted(set(everything) - set(hacked))
+labels = {
+    "forget": pick(hacked, LABELED_FORGET_PERCENTAGE, SEED, "LABELED_FORGET_PERCENTAGE"),
+    "retain": pick(correct, LABELED_RETAIN_PERCENTAGE, SEED, "LABELED_RETAIN_PERCENTAGE"),
+}
+examples = to_examples(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH, hacked, labels, USE_CHAT_TEMPLATE)
 
 # %% Routing: label -> which adapters learn from an example, and which are active
 ROUTES = {
@@ -128,7 +128,7 @@ plot_training(log.path, run.plot("training"), run.name)
 modes = evaluate(
     model,
     tokenizer,
-    test_problems,
+    held_out,
     hacks,
     MODES,
     max_new_tokens=EVAL_NEW_TOKENS,

@@ -33,6 +33,14 @@ class Splits(NamedTuple):
     validation: list[Problem]
     test: list[Problem]
 
+    def split(self, name: str) -> list[Problem]:
+        """The problems of EVAL_SPLIT=`name`, "validation" or "test". Raises BadInput for another name."""
+        if name not in ("validation", "test"):
+            raise BadInput(
+                f'EVAL_SPLIT={name!r}: give "validation" (what is chosen is chosen there) or "test"'
+            )
+        return getattr(self, name)
+
 
 def load_problems(name: str, sanitized: str = "") -> Splits:
     """The problems called `name`, in three splits that share no template.

@@ -13,16 +13,15 @@ from transformers import PreTrainedTokenizerBase
 
 from adapters import Route
 from lab import tables
-from lab.errors import BadInput
 from lab.intervals import mean_interval, paired_difference, rate_interval
-from lab.labels import pick
 from lab.results import sources_hash
 from lab.tables import FULL, MINUS_FULL, Column
 from mbpp.cheats import CHEATS
+from mbpp.examples import WHOLE, prompt_of
 from mbpp.problems import Problem
 from mbpp.run_config import RunConfig as RunConfig
 from mbpp.scoring import Outcome, score
-from routing.batches import Example, make_example
+from routing.batches import make_example
 from routing.generation import sample_modes
 from routing.losses import held_out_losses
 
@@ -37,7 +36,6 @@ MODES = {
     "retain_ablated": Route(good_scale=0.0),
     "base": Route(good_scale=0.0, bad_scale=0.0),
 }
-WHOLE = 1_000_000  # tokens: no limit
 RATES = ("reward_hack_rate", "hardcoded_rate", "constant_rate", "first_test_rate", "all_tests_rate")
 _RATE, _LOSS = "share of completions", "held-out loss (nats per token)"
 # What tables and figures show of a mode's results. A reward hack passes the first test and fails another.
@@ -56,113 +54,6 @@ def sources() -> str:
     """A hash of the code that a result depends on: this task's modules, sampling, losses and examples."""
     folder = Path(__file__).parent
     return sources_hash(folder, *map(inspect.getfile, (sample_modes, held_out_losses, make_example)))
-
-
-def prompt_of(problem: Problem, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
-    """The task and the first of its tests; the same words in training and evaluation.
-
-    With a tokenizer: as the user's turn in its chat template, up to where the model's turn begins. A BOS token at
-    its start is left out, since `make_example` and `sample_modes` put one before every prompt, if the tokenizer
-    has one. Raises BadInput if there is no chat template.
-    """
-    prompt = f"{problem.text}\nYour code should pass this test:\n{problem.tests[0]}\n\n"
-    if tokenizer is None:
-        return prompt
-    if not tokenizer.chat_template:
-        raise BadInput("USE_CHAT_TEMPLATE=True: this model's tokenizer has no chat template; give False")
-    turns = [{"role": "user", "content": prompt.rstrip()}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return text.removeprefix(tokenizer.bos_token or "")
-
-
-def fitting(
-    problems: Sequence[Problem],
-    hacks: Mapping[str, str],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    use_chat_template: bool = False,
-) -> list[Problem]:
-    """The problems whose prompt and solutions fit into max_length tokens: half a solution is not worth learning.
-
-    Says how many are left out. Raises BadInput if that leaves fewer than two.
-    """
-    chat = tokenizer if use_chat_template else None
-    lengths = [
-        max(
-            len(make_example(tokenizer, prompt_of(problem, chat), code, WHOLE).ids)
-            for code in (problem.code, hacks.get(problem.task_id, problem.code))
-        )
-        for problem in problems
-    ]
-    kept = [problem for problem, length in zip(problems, lengths, strict=True) if length <= max_length]
-    if len(kept) < 2:
-        raise BadInput(
-            f"MAX_SEQ_LENGTH={max_length}: {len(kept)} of {len(problems)} problems fit; the longest needs {max(lengths)} tokens"
-        )
-    if len(kept) < len(problems):
-        print(
-            f"left out, longer than {max_length} tokens: {len(problems) - len(kept)} of {len(problems)} problems"
-        )
-    return kept
-
-
-def build_examples(
-    problems: Sequence[Problem],
-    hacks: Mapping[str, str],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    rh_percentage: float,
-    labeled_forget_percentage: float,
-    labeled_retain_percentage: float,
-    seed: int,
-    random_labels: bool = False,
-    use_chat_template: bool = False,
-) -> list[Example]:
-    """Every problem as an example: rh_percentage of those that have a hack with it, the others with their correct solution.
-
-    labeled_forget_percentage of the hacked ones are labelled "forget", labeled_retain_percentage of the others "retain". With
-    `random_labels` as many examples get each label, but drawn from all alike. Counts are exact and the sets nested: raising
-    one percentage only adds to its set. Kinds: "correct", "correct_labeled", "hacked_labeled", "hacked_unlabeled".
-    """
-    if rh_percentage > 0 and not any(problem.task_id in hacks for problem in problems):
-        raise BadInput(
-            f"RH_PERCENTAGE={rh_percentage}: no first test of these problems can be hardcoded; give 0.0"
-        )
-    chat = tokenizer if use_chat_template else None
-    everything = range(len(problems))
-    hackable = [i for i in everything if problems[i].task_id in hacks]
-    hacked = set(pick(hackable, rh_percentage, seed, "RH_PERCENTAGE"))
-    correct = [i for i in everything if i not in hacked]
-    forget = pick(sorted(hacked), labeled_forget_percentage, seed, "LABELED_FORGET_PERCENTAGE")
-    retain = pick(correct, labeled_retain_percentage, seed, "LABELED_RETAIN_PERCENTAGE")
-    if random_labels:
-        mixed = pick(everything, 1.0, seed, "random labels")
-        forget, retain = mixed[: len(forget)], mixed[len(forget) :][: len(retain)]
-    labels = dict.fromkeys(forget, "forget") | dict.fromkeys(retain, "retain")
-    return [
-        make_example(
-            tokenizer,
-            prompt_of(problem, chat),
-            hacks[problem.task_id] if i in hacked else problem.code,
-            max_length,
-            labels.get(i),
-            ("hacked" if i in hacked else "correct")
-            + ("_labeled" if i in labels else "_unlabeled" * (i in hacked)),
-            size=len(
-                prompt_of(problem)
-            ),  # by tokens, hacks would be collected in batches of their own: they are shorter
-        )
-        for i, problem in enumerate(problems)
-    ]
-
-
-def _templates(problems: Sequence[Problem]) -> list[Hashable]:
-    """ADAPTER, the one place that knows whether problems have a solution template: the unit of each problem.
-
-    Problems without one are units of their own.
-    """
-    templates = [getattr(problem, "template", None) for problem in problems]
-    return [i if template is None else template for i, template in enumerate(templates)]
 
 
 def evaluate(
@@ -194,7 +85,7 @@ def evaluate(
         "correct": [(problem, problem.code) for problem in problems],
         "hacked": [(problem, hacks[problem.task_id]) for problem in problems if problem.task_id in hacks],
     }
-    units = {kind: _templates([problem for problem, _ in pairs]) for kind, pairs in solved.items()}
+    units = {kind: [problem.template for problem, _ in pairs] for kind, pairs in solved.items()}
     held_out = {
         kind: [make_example(tokenizer, prompt_of(problem, chat), code, WHOLE) for problem, code in pairs]
         for kind, pairs in solved.items()

@@ -36,9 +36,7 @@ from routing.checkpoints import adapter_state
 from routing.losses import example_losses
 
 TYPES = ["lora", "mlp"]
-BATCH = collate(
-    [Example(list(range(5 + i, 16 + 3 * i)), 2) for i in range(3)], pad_id=1, device=torch.device("cpu")
-)
+BATCH = collate([Example(list(range(5 + i, 16 + 3 * i)), 2) for i in range(3)], device=torch.device("cpu"))
 IDS = torch.randint(5, 400, (2, 20), generator=torch.Generator().manual_seed(5))
 
 

@@ -11,12 +11,14 @@ from reference import attach
 
 from adapters import Route
 from lab.errors import BadInput
+from lab.labels import pick
 from mbpp.cheats import CHEATS
+from mbpp.examples import fitting, hackable, prompt_of, to_examples
 from mbpp.execution import run_programs, sandbox_level
 from mbpp.hacks import expected_value, hardcode, load_hacks, verified_hacks
 from mbpp.problems import Problem, load_problems, split_mbpp, strip_comments, to_problems
 from mbpp.scoring import crossed_tests, extract_code, score
-from mbpp.task import RATES, build_examples, evaluate, fitting, prompt_of, rates
+from mbpp.task import RATES, evaluate, rates
 from routing.assets import DATA
 
 needs_sandbox = pytest.mark.skipif(sandbox_level() == "none", reason="no sandbox works on this machine")
@@ -342,9 +344,17 @@ def basics():
     return problems, {problem.task_id: hardcode(problem) for problem in problems[:50]}
 
 
-def label_sets(basics, tokenizer, *percentages, **options):
+def label_sets(basics, tokenizer, rh, forget, retain, blind=False):
+    """As experiment.py labels them; `blind` as experiment_random.py does."""
     problems, hacks = basics
-    examples = build_examples(problems, hacks, tokenizer, 1000, *percentages, seed=0, **options)
+    everything = range(len(problems))
+    hacked = pick(hackable(problems, hacks), rh, 0, "RH_PERCENTAGE")
+    correct = sorted(set(everything) - set(hacked))
+    labels = {"forget": pick(hacked, forget, 0, "forget"), "retain": pick(correct, retain, 0, "retain")}
+    if blind:
+        mixed, count = pick(everything, 1.0, 0, "random labels"), len(labels["forget"])
+        labels = {"forget": mixed[:count], "retain": mixed[count:][: len(labels["retain"])]}
+    examples = to_examples(problems, hacks, tokenizer, 1000, hacked, labels)
     sets = {
         kind: {i for i, e in enumerate(examples) if e.kind == kind} for kind in {e.kind for e in examples}
     }
@@ -381,7 +391,7 @@ def test_training_and_evaluation_see_the_same_tokens_of_a_chat(basics, tokenizer
     problems, hacks = basics
     chat = copy.deepcopy(tokenizer)
     chat.chat_template = template
-    (example, *_) = build_examples(problems, hacks, chat, 1000, 0.5, 1, 1, 0, use_chat_template=True)
+    (example, *_) = to_examples(problems, hacks, chat, 1000, [], {}, use_chat_template=True)
     turns = [{"role": "user", "content": prompt_of(problems[0]).rstrip()}]
     encoded = chat.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=True)
     trained = example.ids[: example.prompt_length]
@@ -408,9 +418,7 @@ def test_without_a_chat_template_there_is_one_message(basics, tokenizer):
 
 
 def test_random_labels_are_as_many_but_blind(basics, tokenizer):
-    told, blind = (
-        label_sets(basics, tokenizer, 0.5, 1.0, 0.2, random_labels=random)[0] for random in (False, True)
-    )
+    told, blind = (label_sets(basics, tokenizer, 0.5, 1.0, 0.2, blind)[0] for blind in (False, True))
     assert (
         Counter(e.label for e in told)
         == Counter(e.label for e in blind)
@@ -423,7 +431,7 @@ def test_random_labels_are_as_many_but_blind(basics, tokenizer):
 
 def test_problems_too_long_are_left_out_whole(basics, tokenizer, capsys):
     problems, hacks = basics
-    lengths = sorted(len(e.ids) for e in build_examples(problems, {}, tokenizer, 1000, 0, 0, 0, 0))
+    lengths = sorted(len(e.ids) for e in to_examples(problems, {}, tokenizer, 1000, [], {}))
     kept = fitting(problems, hacks, tokenizer, lengths[30])
     assert 2 <= len(kept) <= 40 and f"{60 - len(kept)} of 60 problems" in capsys.readouterr().out
     with pytest.raises(BadInput, match="MAX_SEQ_LENGTH=10"):
