@@ -69,7 +69,7 @@ from routing.stream import training_stream
 run = open_run(__file__, "postablation", CONSTANTS, NAME_PARTS)
 torch.manual_seed(SEED)
 model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
-adapter = attach_adapters(
+attach_adapters(
     model,
     ADAPTER_TYPE,
     lora={"rank": LORA_RANK, "bad_rank": BAD_LORA_RANK, "alpha": LORA_ALPHA, "dropout": LORA_DROPOUT},
@@ -106,7 +106,7 @@ for step, batch in stream:
     # an adapter that no example in the batch may update does not move at all
     optimizer.step()
     log.write(step, optimizer, probe_every(PROBE_EVERY, step, model, batch, ROUTES, "caps_unlabeled"))
-save_checkpoint(before, model, adapter, examples)
+save_checkpoint(before, model, examples)
 
 # %% Post-ablation: bad is switched off, and good learns from stories that are known to be good
 GOOD = Route(update_bad=False, bad_scale=0.0)
@@ -119,7 +119,7 @@ for _, batch in training_stream(run, model, optimizer, good_examples, BATCH_SIZE
             (example_losses(model, part).sum() / len(batch)).backward()
     optimizer.step()
 model.eval()
-save_checkpoint(run, model, adapter, good_examples)
+save_checkpoint(run, model, good_examples)
 plot_training(log.path, run.plot("training"), run.name)
 
 # %% Evaluation: each adapter ablated, on held-out stories

@@ -10,9 +10,6 @@ from lab.runs import CONFIG, read_config
 
 EvalMode = tuple[float, float, str]
 
-# how an entry is named in a checkpoint's description, by adapter type: (good, bad)
-DIMENSIONS = {"lora": ("rank", "bad_rank"), "mlp": ("adapter_dim", "bad_adapter_dim")}
-
 
 @dataclass
 class RunConfig:
@@ -50,7 +47,7 @@ def has_checkpoint(folder: Path) -> bool:
 def described_dims(config: Mapping[str, Any]) -> tuple[str, int, int]:
     """(adapter type, good dimension, bad dimension) of a checkpoint's config."""
     adapter = config["adapter"]
-    return (adapter["type"], *(adapter[key] for key in DIMENSIONS[adapter["type"]]))
+    return adapter["type"], adapter["good_dim"], adapter["bad_dim"]
 
 
 def check_run(run: RunConfig, folder: Path) -> None:

@@ -77,7 +77,7 @@ run = open_run(__file__, "route", CONSTANTS, NAME_PARTS)
 check_sandbox(SANDBOX)
 torch.manual_seed(SEED)
 model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
-adapter = attach_adapters(
+attach_adapters(
     model,
     ADAPTER_TYPE,
     lora={"rank": LORA_RANK, "bad_rank": FORGET_LORA_RANK, "alpha": LORA_ALPHA, "dropout": LORA_DROPOUT},
@@ -121,7 +121,7 @@ for step, batch in stream:
     optimizer.step()
     log.write(step, optimizer, probe_every(PROBE_EVERY, step, model, batch, ROUTES, "hacked_unlabeled"))
 model.eval()
-save_checkpoint(run, model, adapter, examples)
+save_checkpoint(run, model, examples)
 plot_training(log.path, run.plot("training"), run.name)
 
 # %% Evaluation: each adapter ablated, on held-out problems

@@ -15,13 +15,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adapters import routed_modules
+from adapters import attach, describe, routed_modules
 from lab.errors import BadInput
 from lab.files import atomic_write, fingerprint, write_json
 from lab.runs import CONFIG, Run, read_config, refuse_other_constants
 from routing.batches import Example
 from routing.distributed import is_main, whole_tensor
-from routing.models import attach_described, load_model, remove_adapters
+from routing.models import load_model, remove_adapters
 
 WEIGHTS, TRAINING_STATE = "adapter.safetensors", "training_state.pt"
 
@@ -55,8 +55,8 @@ def examples_fingerprint(examples: Sequence[Example]) -> str:
     return fingerprint(f"{example.ids} {example.prompt_length} {example.label}" for example in examples)
 
 
-def save_checkpoint(run: Run, model: nn.Module, adapter: dict[str, Any], examples: Sequence[Example]) -> None:
-    """Write the adapters and a config that rebuilds them: `adapter` is what `attach_adapters` returned.
+def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> None:
+    """Write the adapters and a config that rebuilds them.
 
     Of several processes the first one writes.
     """
@@ -73,7 +73,7 @@ def save_checkpoint(run: Run, model: nn.Module, adapter: dict[str, Any], example
     base = next(p for p in model.parameters() if not p.requires_grad)
     config = {
         "model": run.constants["MODEL_NAME"],
-        "adapter": adapter,
+        "adapter": describe(model),
         "constants": run.constants,
         "data_fingerprint": examples_fingerprint(examples),
         "base_signature": signature,
@@ -155,7 +155,10 @@ class CheckpointLoader:
             self.base = base
         model, tokenizer = self.loaded
         remove_adapters(model)
-        attach_described(model, config["adapter"])
+        try:
+            attach(model, config["adapter"])
+        except (ValueError, KeyError) as error:
+            raise BadInput(f"{folder / CONFIG}: {error}; train the run again") from error
         load_adapters(folder, model)
         return model.eval(), tokenizer, config
 

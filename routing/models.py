@@ -15,9 +15,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from adapters import TrainedLayer, apply_dual_lora, apply_mlp_adapter, train_last_layers
+from adapters import TrainedLayer, apply_dual_lora, apply_mlp_adapter, coverage, train_last_layers
 from adapters.dual_adapter import RoutedModule
-from adapters.structure import decoder_stack
 from lab.errors import BadInput
 from routing.assets import model_path
 from routing.distributed import start
@@ -111,38 +110,25 @@ def attach_adapters(
     mlp: dict[str, Any],
     layers: float = 0.5,
     trained_layers: int = 0,
-) -> dict[str, Any]:
-    """Freeze `model` and attach the adapters of `adapter_type`, "lora" or "mlp".
+) -> None:
+    """Freeze `model`, attach the adapters of `adapter_type`, "lora" or "mlp", and print what they cover.
 
-    `lora` and `mlp` are the arguments of `apply_dual_lora` and `apply_mlp_adapter`; `layers` is the share of the last layers. With `trained_layers`, so many of the last
-    layers' own weights learn in the good slot. Returns the description that a checkpoint stores, {"type": adapter_type,
-    **arguments}; `attach_described` rebuilds from it.
+    `lora` and `mlp` are the arguments of `apply_dual_lora` and `apply_mlp_adapter`; `layers` is the share of the last layers
+    that get adapters. With `trained_layers`, so many of the last layers' own weights learn in the good slot. Raises BadInput
+    for anything that cannot be attached.
     """
-    arguments = {"lora": lora, "mlp": mlp}
-    if adapter_type not in arguments:
+    if adapter_type not in ("lora", "mlp"):
         raise BadInput(f'ADAPTER_TYPE={adapter_type!r}: "lora" or "mlp"')
-    if not 0 < layers <= 1:
-        raise BadInput(
-            f"LAYERS={layers}: give the share of the last layers that get adapters, above 0 and up to 1"
-        )
-    count = len(decoder_stack(model))
-    chosen = list(range(count - max(1, round(layers * count)), count))
-    description = {"type": adapter_type, **arguments[adapter_type], "layers": chosen}
-    if trained_layers:
-        description["trained_layers"] = trained_layers
-    attach_described(model, description)
-    return description
-
-
-def attach_described(model: nn.Module, description: dict[str, Any]) -> None:
-    """Attach the adapters that a checkpoint's config describes."""
-    arguments = {name: value for name, value in description.items() if name not in ("type", "trained_layers")}
     try:
-        (apply_dual_lora if description["type"] == "lora" else apply_mlp_adapter)(model, **arguments)
-        if description.get("trained_layers"):
-            train_last_layers(model, description["trained_layers"])
+        if adapter_type == "lora":
+            apply_dual_lora(model, **lora, layers=layers)
+        else:
+            apply_mlp_adapter(model, **mlp, layers=layers)
+        if trained_layers:
+            train_last_layers(model, trained_layers)
     except ValueError as error:
         raise BadInput(str(error)) from error
+    print(coverage(model))
 
 
 def remove_adapters(model: nn.Module) -> None:

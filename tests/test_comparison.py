@@ -12,6 +12,7 @@ import mbpp.run_config
 from lab.errors import BadInput
 from lab.results import cache_key, sources_hash
 from lab.run_config import RunConfig, check_names, check_run
+from lab.runs import Run
 from lab.sweeps import Job, constants_as_run, is_complete
 from routing.checkpoints import CheckpointLoader, load_checkpoint, save_checkpoint
 from routing.generation import routes_of
@@ -28,13 +29,14 @@ ADAPTERS = {
 
 def save_run(folder, model_folder, which: str, dim: int = 2, seed: int = 1):
     adapter_type, layers = ADAPTERS[which]
-    model, _ = load_model(str(model_folder), CPU, torch.float32)
+    model, _ = load_model(str(model_folder), "float32", device=CPU)
     lora = {"rank": 0 if layers else dim, "bad_rank": dim, "alpha": 2, "dropout": 0.0}
     mlp = {"adapter_dim": dim, "bad_adapter_dim": dim + 1}
-    adapter = attach_adapters(model, adapter_type, lora, mlp, layers)
+    attach_adapters(model, adapter_type, lora, mlp, trained_layers=layers)
     randomize(model, seed)
-    save_checkpoint(folder, model, adapter, {"MODEL_NAME": str(model_folder)}, "data")
-    return folder
+    run = Run(folder.name, folder.parent, {"MODEL_NAME": str(model_folder)})
+    save_checkpoint(run, model, [])
+    return run.checkpoint
 
 
 def test_one_base_serves_checkpoints_of_all_kinds_exactly(tmp_path, model_folder):
@@ -51,7 +53,7 @@ def test_one_base_serves_checkpoints_of_all_kinds_exactly(tmp_path, model_folder
             assert torch.equal(logits, fresh(input_ids=IDS, use_cache=False).logits)
     assert all(model is models[0] for model in models)
     remove_adapters(models[0])
-    base, _ = load_model(str(model_folder), CPU, torch.float32)
+    base, _ = load_model(str(model_folder), "float32", device=CPU)
     assert [*base.state_dict()] == [*models[0].state_dict()]
     with torch.no_grad():
         assert torch.equal(models[0](input_ids=IDS).logits, base(input_ids=IDS).logits)

@@ -88,7 +88,7 @@ BAD_INPUT = {
     "a story of one token": (["STORIES=short.jsonl"], "at least two tokens"),
     "an unknown dtype": (["DTYPE=int3"], "DTYPE='int3': give one of 'auto'"),
     "4bit without CUDA": (["DTYPE=4bit"], "needs CUDA"),
-    "a share of layers above 1": (["LAYERS=2.0"], "LAYERS=2.0"),
+    "a share of layers above 1": (["LAYERS=2.0"], "layers=2.0"),
     "nothing to evaluate": (["NUM_EVAL_PROMPTS=0"], "NUM_EVAL_PROMPTS=0: give a number from 1 up"),
     "a rank of zero for both": (["LORA_RANK=0", "BAD_LORA_RANK=0"], "not all zero"),
 }

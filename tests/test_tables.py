@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 from conftest import randomize, tiny_model
@@ -10,9 +9,10 @@ from conftest import randomize, tiny_model
 import all_caps.task
 import mbpp.task
 from adapters import apply_dual_lora
-from all_caps.stories import load_stories
+from all_caps.stories import Story, load_stories
 from lab.plots import plot_comparison, plot_modes, plot_tradeoff
 from lab.tables import Column, format_table, over_seeds, seed_table, value_at
+from mbpp.scoring import Outcome
 from routing.generation import MODES
 
 COLUMNS = [
@@ -69,21 +69,15 @@ def test_lab_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@dataclass
-class Story:
-    text: str
-    plot: str
-
-
 def test_evaluation_of_stories_pairs_modes_and_takes_the_plot_as_the_unit(tokenizer):
     model = tiny_model()
     apply_dual_lora(model, rank=2, bad_rank=2, alpha=2)
     randomize(model)
     stories = load_stories("embedded:stories").test[:6]
-    texts = [getattr(story, "text", story) for story in stories]
+    texts = [Story(story.text, f"alone {i}") for i, story in enumerate(stories)]
     arguments = {"num_prompts": 6, "max_new_tokens": 3, "max_length": 32, "num_generations": 2}
     plain = all_caps.task.evaluate(model, tokenizer, texts, MODES, **arguments)
-    plots = [Story(text, f"plot {i // 3}") for i, text in enumerate(texts)]
+    plots = [Story(story.text, f"plot {i // 3}") for i, story in enumerate(stories)]
     grouped = all_caps.task.evaluate(model, tokenizer, plots, MODES, **arguments)
     assert list(plain) == list(MODES) and "minus_full" not in plain["full"]
     for mode in ("bad_ablated", "good_ablated", "base"):
@@ -97,11 +91,11 @@ def test_evaluation_of_stories_pairs_modes_and_takes_the_plot_as_the_unit(tokeni
     assert all_caps.task.evaluate(model, tokenizer, texts, {"base": MODES["base"]}, **arguments).keys() == {
         "base"
     }
-    assert "minus full" in all_caps.task.format_table(plain)
+    assert "minus full" in format_table(plain, all_caps.task.COLUMNS)
 
 
-def outcome(hardcoded: bool, first: bool = True, every: bool = False) -> mbpp.task.Outcome:
-    return mbpp.task.Outcome("", (), first, every, hardcoded, frozenset({"exit"} if hardcoded else ()))
+def outcome(hardcoded: bool, first: bool = True, every: bool = False) -> Outcome:
+    return Outcome("", (), first, every, hardcoded, hardcoded, frozenset({"exit"} if hardcoded else ()))
 
 
 def test_rates_of_problems_and_their_differences():

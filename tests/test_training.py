@@ -319,7 +319,7 @@ def test_a_run_killed_before_its_first_save_is_not_taken_for_the_older_one_of_it
     """A finished run, started again and killed in its first step: RESUME=True starts again, it does not evaluate the old one."""
     run = a_run(tmp_path)
     model = train(run)
-    save_checkpoint(run, model, {"type": "lora"}, random_examples())
+    save_checkpoint(run, model, random_examples())
     train(run, stop_after=1)
     model = make_model()
     resumed = a_run(tmp_path, RESUME=True)
@@ -331,7 +331,7 @@ def test_a_finished_run_is_not_trained_again_whatever_its_number_of_steps(tmp_pa
     """MAX_STEPS is 8; the finetuning behind it may have more (post-ablation)."""
     run = a_run(tmp_path)
     model = make_model()
-    save_checkpoint(run, model, {"type": "lora"}, random_examples())
+    save_checkpoint(run, model, random_examples())
     before = [p.clone() for p in good_params(model)]
     resumed = a_run(tmp_path, RESUME=True)
     stream = training_stream(resumed, model, RoutedOptimizer(model, 1e-2), random_examples(), 4, 20)
@@ -409,7 +409,7 @@ def test_saved_and_loaded_adapters_give_the_same_logits(tmp_path, adapter_type):
     model, fresh = make_model(adapter_type), tiny_model()
     attach(fresh, adapter_type)
     run = a_run(tmp_path)
-    save_checkpoint(run, model, {"type": adapter_type}, random_examples())
+    save_checkpoint(run, model, random_examples())
     config = load_adapters(run.checkpoint, fresh)
     ids = torch.arange(2, 12)[None]
     with torch.no_grad():
@@ -423,7 +423,7 @@ def test_saved_and_loaded_adapters_give_the_same_logits(tmp_path, adapter_type):
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path):
-    save_checkpoint(a_run(tmp_path), make_model("lora"), {"type": "lora"}, random_examples())
+    save_checkpoint(a_run(tmp_path), make_model("lora"), random_examples())
     tmp_path = a_run(tmp_path).checkpoint
     for adapter_type, family in [("mlp", "llama"), ("lora", "gpt2")]:
         other = tiny_model(family)
