@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters import routed_modules
-from routing.distributed import is_main, whole_tensor
+from routing.distributed import from_main, is_main, whole_tensor
 from routing.errors import BadInput
 from routing.models import attach_described, load_model
 from routing.notebook import is_bookkeeping
@@ -32,8 +32,12 @@ WEIGHTS, CONFIG, TRAINING_STATE = "adapter.safetensors", "config.json", "trainin
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it replaces `path` at the end of the block, and vanishes if the block fails.
 
-    Of several processes only the first one's file stays.
+    Of several processes only the first one writes: the others' path is in a folder that goes away, and theirs is left as it was.
     """
+    if not is_main():
+        with tempfile.TemporaryDirectory() as elsewhere:
+            yield Path(elsewhere) / path.name
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last: writers such as savefig go by it
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -41,15 +45,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        if is_main():
-            temporary.chmod(0o644)
-            temporary.replace(path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
+    if not is_main():
+        return
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -82,6 +87,9 @@ def save_checkpoint(
     folder: Path, model: nn.Module, adapter: dict[str, Any], constants: dict[str, Any], data_fingerprint: str
 ) -> None:
     """Write the adapters and a config that rebuilds them: `adapter` is what `attach_adapters` returned."""
+    signature = base_signature(model)  # of a sharded base every process has a part
+    if not is_main():
+        return
     weights = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()}
     )
@@ -93,7 +101,7 @@ def save_checkpoint(
         "adapter": adapter,
         "constants": constants,
         "data_fingerprint": data_fingerprint,
-        "base_signature": base_signature(model),
+        "base_signature": signature,
         "base_dtype": str(next(p for p in model.parameters() if not p.requires_grad).dtype).removeprefix(
             "torch."
         ),
@@ -101,8 +109,7 @@ def save_checkpoint(
         "versions": {package: importlib.metadata.version(package) for package in packages},
     }
     write_json(folder / CONFIG, config)  # last: a folder with a config that fits its weights is whole
-    if is_main():
-        (folder / TRAINING_STATE).unlink(missing_ok=True)
+    (folder / TRAINING_STATE).unlink(missing_ok=True)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -123,9 +130,9 @@ def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
     Strict: other names or shapes (another adapter type, rank, choice of layers, or base model) raise BadInput, before any
     parameter is changed.
     """
-    config = read_config(folder)
+    config = from_main(lambda: read_config(folder))
     try:
-        weights = (folder / WEIGHTS).read_bytes()
+        weights = from_main((folder / WEIGHTS).read_bytes)
     except FileNotFoundError:
         raise BadInput(f"{folder}: {WEIGHTS} is missing; train the run again") from None
     if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
@@ -172,6 +179,8 @@ def save_training_state(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, constants: dict[str, Any], step: int
 ) -> None:
     """Everything needed to go on after `step` steps, in one file, atomically."""
+    if not is_main():
+        return
     state = {
         "step": step,
         "constants": constants,
@@ -190,11 +199,11 @@ def load_training_state(
     """Restore the last saved state and return the number of finished steps; 0, with a notice, if nothing was saved.
 
     A run that finished keeps only its checkpoint: its adapters are loaded and its MAX_STEPS returned. Raises BadInput if the
-    run was trained with other constants.
+    run was trained with other constants. Of several processes the first one reads for all: the others may have no such folder.
     """
     finished, saved = folder / CONFIG, folder / TRAINING_STATE
-    if saved.exists():
-        state = torch.load(saved, map_location="cpu", weights_only=True)
+    if from_main(saved.exists):
+        state = from_main(lambda: torch.load(saved, map_location="cpu", weights_only=True))
         check_same_constants(folder, state["constants"], constants)
         copy_strictly(state["adapters"], adapter_state(model), f"{saved}")
         optimizer.load_state_dict(state["optimizer"])
@@ -202,8 +211,8 @@ def load_training_state(
         if state["cuda_rng"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda_rng"])
         return state["step"]
-    if finished.exists():
-        check_same_constants(folder, read_config(folder)["constants"], constants)
+    if from_main(finished.exists):
+        check_same_constants(folder, from_main(lambda: read_config(folder))["constants"], constants)
         load_adapters(folder, model)
         return constants["MAX_STEPS"]
     print(f"{folder}: nothing to resume; starting at the first step")

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from routing.checkpoints import atomic_write
+from routing.distributed import is_main
 from routing.metrics import moving_average, read_log
 from routing.notebook import in_ipython
 from routing.subspaces import Overlap
@@ -26,9 +27,10 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically; in a notebook show it, too."""
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight")
+    """Write a PNG atomically; in a notebook show it, too. Of several processes only the first one writes."""
+    if is_main():
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, dpi=150, bbox_inches="tight")
     if in_ipython():
         plt.show()
     plt.close(figure)
@@ -217,6 +219,8 @@ def _layer(reading: Overlap) -> str:
 
 def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:
     """A run's curves from its JSONL log: loss by kind of example, gradient norms, probes. Smoothed over `window` steps."""
+    if not is_main():  # which has the log
+        return
     lines = read_log(log)
     steps = [line["step"] for line in lines]
     kinds = sorted({kind for line in lines for kind in line["loss_by_kind"]})

@@ -1,4 +1,7 @@
-"""A short training run, for test_distributed.py: `torchrun ... distributed_run.py folder adapter_type stop resume routing`."""
+"""A short training run, for test_distributed.py: `torchrun ... distributed_run.py folder adapter_type stop resume routing`.
+
+With the routing "apart" every process has a folder of its own, as on several machines: folder, folder_1, ...
+"""
 
 import json
 import sys
@@ -9,8 +12,9 @@ from conftest import tiny_model
 
 from adapters import Route, apply_dual_lora, apply_mlp_adapter, routed
 from routing.batches import Example
-from routing.checkpoints import adapter_state
-from routing.distributed import is_main, shard_base, start, world_size
+from routing.checkpoints import adapter_state, atomic_write, save_checkpoint, write_json
+from routing.cross_entropy import frozen_head
+from routing.distributed import is_main, rank, shard_base, start, world_size
 from routing.generation import MODES
 from routing.metrics import MetricsLog, held_out_losses, step_metrics
 from routing.training import RoutedOptimizer, lm_loss, training_stream
@@ -25,6 +29,9 @@ folder, adapter_type, stop, resume, routing = (
 )
 torch.use_deterministic_algorithms(True)
 start()
+if routing == "apart" and rank():
+    folder = folder.with_name(f"{folder.name}_{rank()}")
+    folder.mkdir(exist_ok=True)
 model = tiny_model()
 if adapter_type == "lora":
     apply_dual_lora(model, rank=4, bad_rank=3, alpha=4)
@@ -43,8 +50,9 @@ if routing == "sharded":
     shard_base(model)
     local = sum(p.to_local().numel() for p in model.parameters() if hasattr(p, "to_local"))
     assert 0 < local < 30_000 or world_size() == 1  # of 43,808
+    assert frozen_head(model) is not None  # the loss needs no logits of all tokens at once
 optimizer = RoutedOptimizer(model, lr=1e-2, weight_decay=0.01, warmup_steps=2, max_steps=6)
-constants = {"MAX_STEPS": 6}
+constants = {"MODEL_NAME": "tiny", "MAX_STEPS": 6}
 log = MetricsLog(folder / "train.jsonl")
 for step, batch in training_stream(
     model,
@@ -69,3 +77,13 @@ losses = held_out_losses(model, examples[:17], MODES["bad_ablated"], 1)  # an od
 if is_main():
     torch.save(adapter_state(model), folder / "final.pt")
     (folder / "held_out.json").write_text(json.dumps(losses))
+if routing == "apart" and stop == 6:  # all that a script writes; only the first process's folder gets it
+    from routing.plots import plot_training
+
+    save_checkpoint(
+        folder, model, {"type": "lora", "rank": 4, "bad_rank": 3, "alpha": 4}, constants, "fingerprint"
+    )
+    plot_training(folder / "train.jsonl", folder / "plots" / "training.png", "run")
+    write_json(folder / "results" / "eval.json", losses)
+    with atomic_write(folder / "tables" / "table.md") as path:
+        path.write_text("| |")
