@@ -34,8 +34,8 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 LR = 1e-4
 Step = Callable[[], None]
 Loss = Callable[[nn.Module, Batch], Tensor]
-# (frozen model, batch, rank of each adapter) -> one step
-Contestant = Callable[[nn.Module, Batch, int], Step]
+# (frozen model, batch, rank of each adapter, alpha) -> one step
+Contestant = Callable[[nn.Module, Batch, int, float], Step]
 
 
 def last_half(model: nn.Module) -> list[int]:
@@ -43,8 +43,8 @@ def last_half(model: nn.Module) -> list[int]:
     return list(range(layers // 2, layers))
 
 
-def ours(model: nn.Module, batch: Batch, rank: int) -> Step:
-    apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=rank)
+def ours(model: nn.Module, batch: Batch, rank: int, alpha: float) -> Step:
+    apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=alpha)
     optimizer = RoutedOptimizer(model, LR)
 
     def step() -> None:
@@ -78,18 +78,19 @@ def _plain_loss(model: nn.Module, batch: Batch) -> Tensor:
     ).loss
 
 
-def lora_config(model: nn.Module, rank: int) -> LoraConfig:
+def lora_config(model: nn.Module, rank: int, gain: float) -> LoraConfig:
+    """PEFT's LoRA of this rank, its contribution multiplied by `gain`: alpha / rank of our adapters, whatever its own rank."""
     return LoraConfig(
         r=rank,
-        lora_alpha=rank,
+        lora_alpha=gain * rank,
         target_modules=PROJECTIONS,
         layers_to_transform=last_half(model),
         task_type="CAUSAL_LM",
     )
 
 
-def peft_lora(model: nn.Module, batch: Batch, rank: int, loss: Loss = plain_loss) -> Step:
-    wrapped = get_peft_model(model, lora_config(model, 2 * rank))
+def peft_lora(model: nn.Module, batch: Batch, rank: int, alpha: float, loss: Loss = plain_loss) -> Step:
+    wrapped = get_peft_model(model, lora_config(model, 2 * rank, alpha / rank))
     params = [p for p in wrapped.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, LR, weight_decay=0.0, fused=True)
 
@@ -102,17 +103,17 @@ def peft_lora(model: nn.Module, batch: Batch, rank: int, loss: Loss = plain_loss
     return step
 
 
-def peft_lora_same_loss(model: nn.Module, batch: Batch, rank: int) -> Step:
+def peft_lora_same_loss(model: nn.Module, batch: Batch, rank: int, alpha: float) -> Step:
     def loss(wrapped: nn.Module, batch: Batch) -> Tensor:
         with mixed_precision(wrapped):
             return example_losses(wrapped.get_base_model(), batch).mean()
 
-    return peft_lora(model, batch, rank, loss)
+    return peft_lora(model, batch, rank, alpha, loss)
 
 
-def peft_split(model: nn.Module, batch: Batch, rank: int) -> Step:
-    wrapped = get_peft_model(model, lora_config(model, rank), adapter_name="good")
-    wrapped.add_adapter("bad", lora_config(model, rank))
+def peft_split(model: nn.Module, batch: Batch, rank: int, alpha: float) -> Step:
+    wrapped = get_peft_model(model, lora_config(model, rank, alpha / rank), adapter_name="good")
+    wrapped.add_adapter("bad", lora_config(model, rank, alpha / rank))
     params = {
         slot: [p for n, p in wrapped.named_parameters() if f".{slot}." in n] for slot in ("good", "bad")
     }
@@ -149,17 +150,18 @@ def plain_branches(model: nn.Module) -> None:
 
         def forward(x: Tensor, module=module) -> Tensor:
             output = module.base(x)
-            for slot, scale in (("good", module.good_scale), ("bad", module.bad_scale)):
+            scales = (module.good_scale, module.bad_scale)
+            for slot, scale, gain in zip(("good", "bad"), scales, module.gains, strict=True):
                 if scale:
                     A, B = (p.to(x.dtype) for p in module.slot_params(slot))
-                    output = output + scale * F.linear(F.linear(x, A), B)  # alpha = rank
+                    output = output + scale * gain * F.linear(F.linear(x, A), B)
             return output
 
         module.forward = forward
 
 
-def reference_loop(model: nn.Module, batch: Batch, rank: int) -> Step:
-    apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=rank)
+def reference_loop(model: nn.Module, batch: Batch, rank: int, alpha: float) -> Step:
+    apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=alpha)
     plain_branches(model)
     params = {"good": good_params(model), "bad": bad_params(model)}
     optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0, fused=True) for slot in params}
@@ -180,8 +182,8 @@ def reference_loop(model: nn.Module, batch: Batch, rank: int) -> Step:
     return step
 
 
-def torch_func(model: nn.Module, batch: Batch, rank: int) -> Step:
-    apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=rank)
+def torch_func(model: nn.Module, batch: Batch, rank: int, alpha: float) -> Step:
+    apply_dual_lora(model, rank=rank, bad_rank=rank, alpha=alpha)
     names = {id(p): n for n, p in model.named_parameters()}
     params = {"good": good_params(model), "bad": bad_params(model)}
     optimizers = {slot: torch.optim.AdamW(params[slot], LR, weight_decay=0.0, fused=True) for slot in params}
@@ -195,7 +197,8 @@ def torch_func(model: nn.Module, batch: Batch, rank: int) -> Step:
             output = module.base(x)
             for k, slot in enumerate(("good", "bad")):
                 A, B = (p.to(x.dtype) for p in module.slot_params(slot))
-                output = output + module.scale[k].to(x.dtype) * F.linear(F.linear(x, A), B)
+                scale = module.gains[k] * module.scale[k].to(x.dtype)
+                output = output + scale * F.linear(F.linear(x, A), B)
             return output
 
         module.forward = forward
@@ -227,7 +230,7 @@ def torch_func(model: nn.Module, batch: Batch, rank: int) -> Step:
     return step
 
 
-def floor(model: nn.Module, batch: Batch, rank: int) -> Step:
+def floor(model: nn.Module, batch: Batch, rank: int, alpha: float) -> Step:
     first = model.model.layers[last_half(model)[0]]
 
     def needs_grad(module: nn.Module, args: tuple) -> tuple:
@@ -238,8 +241,8 @@ def floor(model: nn.Module, batch: Batch, rank: int) -> Step:
 
 
 def compiled(contestant: Contestant) -> Contestant:
-    def prepare(model: nn.Module, batch: Batch, rank: int) -> Step:
-        step = contestant(model, batch, rank)
+    def prepare(model: nn.Module, batch: Batch, rank: int, alpha: float) -> Step:
+        step = contestant(model, batch, rank, alpha)
         for layer in decoder_stack(model):
             layer.compile()
         return step
@@ -248,8 +251,8 @@ def compiled(contestant: Contestant) -> Contestant:
 
 
 def checkpointed(contestant: Contestant) -> Contestant:
-    def prepare(model: nn.Module, batch: Batch, rank: int) -> Step:
-        step = contestant(model, batch, rank)
+    def prepare(model: nn.Module, batch: Batch, rank: int, alpha: float) -> Step:
+        step = contestant(model, batch, rank, alpha)
         model.gradient_checkpointing_enable({"use_reentrant": False})
         return step
 

@@ -1,6 +1,7 @@
 """One optimizer step on a mixed batch (unlabelled, bad and good examples), side by side with what one would use otherwise.
 
-    python benchmarks/routing_step.py [--model SmolLM2-135M] [--batch 8] [--tokens 64] [--rank 32] [--rounds 5] [--json FILE]
+    python benchmarks/routing_step.py [--model SmolLM2-135M] [--batch 8] [--tokens 64] [--rank 32]
+                                      [--alpha 16] [--rounds 5] [--json FILE]
 
 The contestants are described in contestants.py.
 """
@@ -20,14 +21,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rank", type=int, default=32, help="of each of the two adapters")
+    parser.add_argument("--alpha", type=float, help="default: rank, which needs no factor alpha / rank")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
     parser.add_argument("--json", help="write the results to this file")
     args = parser.parse_args()
+    args.alpha = args.rank if args.alpha is None else args.alpha
     names = ["ours", *(name for name in args.contestants if name != "ours")]
     with report(args.json) as content:
         content["setting"] = {k: v for k, v in vars(args).items() if k not in ("json", "contestants")}
-        size = {name: getattr(args, name) for name in ("layers", "batch", "tokens", "rank", "rounds")}
+        keys = ("layers", "batch", "tokens", "rank", "alpha", "rounds")
+        size = {name: getattr(args, name) for name in keys}
         # on a GPU there is room for the weights once, and no such allocator
         content["contestants"] = measure(names, args.model, **size, own_process=not torch.cuda.is_available())
     print(f"\n{'':<24}{'tokens/s':>10}{'time / ours':>24}{'peak MB':>10}")

@@ -20,14 +20,14 @@ def workload(shape: str, layers: int | None, batch: int, tokens: int) -> tuple[n
     return model, mixed_batch(model.config.vocab_size, batch, tokens, model.device)
 
 
-def here(name: str, rank: int, model: nn.Module, batch: Batch) -> tuple[Step, Callable]:
+def here(name: str, rank: int, alpha: float, model: nn.Module, batch: Batch) -> tuple[Step, Callable]:
     """The contestant's step and what measures its peak memory, in this process; all share the model's weights."""
     frozen = {id(p): p for p in model.parameters()}  # deepcopy keeps what is in its memo
-    step = CONTESTANTS[name](copy.deepcopy(model, frozen), batch, rank)
+    step = CONTESTANTS[name](copy.deepcopy(model, frozen), batch, rank, alpha)
     return step, lambda: peak_memory_mb(step)
 
 
-def apart(name: str, rank: int, *setting: Any) -> tuple[Step, Callable]:
+def apart(name: str, rank: int, alpha: float, *setting: Any) -> tuple[Step, Callable]:
     """The same in a process of its own, as a user would run it.
 
     On a CPU it matters what else has run in a process: large tensors are mapped afresh each time, or not, depending on the
@@ -35,7 +35,7 @@ def apart(name: str, rank: int, *setting: Any) -> tuple[Step, Callable]:
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    context.Process(target=serve, args=(theirs, name, rank, *setting), daemon=True).start()
+    context.Process(target=serve, args=(theirs, name, rank, alpha, *setting), daemon=True).start()
     theirs.close()
 
     def ask(number: int) -> Any:
@@ -51,14 +51,14 @@ def apart(name: str, rank: int, *setting: Any) -> tuple[Step, Callable]:
     return lambda: ask(0), lambda: ask(1)
 
 
-def serve(connection: Connection, name: str, rank: int, *setting: Any) -> None:
+def serve(connection: Connection, name: str, rank: int, alpha: float, *setting: Any) -> None:
     """In the contestant's process: run what is asked for (0: a step, 1: the same for its memory) until nobody asks any more."""
     actions = None
     with suppress(EOFError):
         while True:
             number = connection.recv()
             try:
-                actions = actions or here(name, rank, *workload(*setting))
+                actions = actions or here(name, rank, alpha, *workload(*setting))
                 connection.send(actions[number]())
             except Exception as error:
                 connection.send(f"{type(error).__name__}: {error}")
@@ -73,19 +73,21 @@ def measure(
     rank: int = 32,
     rounds: int = 5,
     own_process: bool = False,
+    alpha: float | None = None,
 ) -> dict[str, dict]:
     """{name: {"tokens_per_s", "peak_memory_mb", "seconds", "time_over_ours"}} of interleaved steps; what cannot run here says why.
 
-    `names` begins with "ours". `rank` is that of each of the two adapters; the others get the sum. All run in this process, or
-    each in its own.
+    `names` begins with "ours". `rank` is that of each of the two adapters; the others get the sum. What an adapter contributes is
+    multiplied by alpha / rank in all of them (`alpha`: default rank). All run in this process, or each in its own.
     """
+    alpha = rank if alpha is None else alpha
     setting = (shape, layers, batch, tokens)
     shared = None if own_process else workload(*setting)
     running: dict[str, tuple[Step, Callable]] = {}
     results: dict[str, dict] = {}
     for name in names:
         try:
-            running[name] = here(name, rank, *shared) if shared else apart(name, rank, *setting)
+            running[name] = (here if shared else apart)(name, rank, alpha, *(shared or setting))
             running[name][0]()
         except (RuntimeError, ValueError, NotImplementedError) as error:  # out of memory, say
             if name == "ours":

@@ -17,7 +17,14 @@ def is_writer() -> bool:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` at the end of the block, and vanishes if the block fails."""
+    """Yield a temporary path beside `path`; it replaces `path` at the end of the block, and vanishes if the block fails.
+
+    Of several processes only the first one writes: the others' path is in a folder that goes away.
+    """
+    if not is_writer():
+        with tempfile.TemporaryDirectory() as elsewhere:
+            yield Path(elsewhere) / path.name
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last: writers such as savefig go by it
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -32,14 +39,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text`, atomically; does nothing in other processes than the first."""
-    if is_writer():
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    """Write `text`, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically; does nothing in other processes than the first."""
+    """Write `content` as indented JSON, atomically."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 

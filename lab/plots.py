@@ -26,7 +26,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically; in a notebook show it, too."""
+    """Write a PNG atomically; in a notebook show it, too. Of several processes only the first one writes."""
     if is_writer():
         with atomic_write(path) as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")
@@ -217,6 +217,7 @@ def _layer(reading: Any) -> str:
 
 def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:
     """A run's curves from its JSONL log: loss by kind of example, gradient norms, probes. Smoothed over `window` steps."""
+    # the first process has the log
     if not is_writer():
         return
     lines = read_log(log)

@@ -20,7 +20,7 @@ from lab.errors import BadInput
 from lab.files import atomic_write, fingerprint, write_json
 from lab.runs import CONFIG, Run, read_config, refuse_other_constants
 from routing.batches import Example
-from routing.distributed import is_main, whole_tensor
+from routing.distributed import from_main, is_main, whole_tensor
 from routing.models import load_model, remove_adapters
 
 WEIGHTS, TRAINING_STATE = "adapter.safetensors", "training_state.pt"
@@ -56,11 +56,8 @@ def examples_fingerprint(examples: Sequence[Example]) -> str:
 
 
 def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> None:
-    """Write the adapters and a config that rebuilds them.
-
-    Of several processes the first one writes.
-    """
-    # every process takes part in reading a sharded base
+    """Write the adapters and a config that rebuilds them. Of several processes the first one writes."""
+    # of a sharded base every process has a part
     signature = base_signature(model)
     if not is_main():
         return
@@ -92,9 +89,9 @@ def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
     Strict: other names or shapes (another adapter type, rank, choice of layers, or base model) raise BadInput, before any
     parameter is changed.
     """
-    config = read_config(folder)
+    config = from_main(lambda: read_config(folder))
     try:
-        weights = (folder / WEIGHTS).read_bytes()
+        weights = from_main((folder / WEIGHTS).read_bytes)
     except FileNotFoundError:
         raise BadInput(f"{folder}: {WEIGHTS} is missing; train the run again") from None
     if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
@@ -188,13 +185,15 @@ def load_training_state(
     """Restore the last saved state and return the number of finished steps; 0, with a notice, if nothing was saved.
 
     A run that finished keeps only its checkpoint: its adapters are loaded and `steps` returned. Raises BadInput if the run
-    was trained with other constants or on other examples.
+    was trained with other constants or on other examples. Of several processes the first one reads for all: the others may
+    have no such folder.
     """
     saved = run.checkpoint / TRAINING_STATE
-    if saved.exists():
-        state = torch.load(saved, map_location="cpu", weights_only=True)
-    elif (run.checkpoint / CONFIG).exists():
-        state = read_config(run.checkpoint)
+    unfinished = from_main(saved.exists)
+    if unfinished:
+        state = from_main(lambda: torch.load(saved, map_location="cpu", weights_only=True))
+    elif from_main((run.checkpoint / CONFIG).exists):
+        state = from_main(lambda: read_config(run.checkpoint))
     else:
         print(f"{run.checkpoint}: nothing to resume; starting at the first step")
         return 0
@@ -204,7 +203,7 @@ def load_training_state(
             f"{run.checkpoint} was trained on other examples than these: the data or the tokenizer has changed. Put "
             "them back, or train afresh with RESUME=False"
         )
-    if not saved.exists():
+    if not unfinished:
         load_adapters(run.checkpoint, model)
         return steps
     copy_strictly(state["adapters"], adapter_state(model), f"{saved}")

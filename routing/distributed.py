@@ -121,13 +121,18 @@ def shard_base(model: nn.Module) -> None:
     """Shard the frozen weights over the processes, one group per decoder layer, for a base that does not fit on one device.
 
     Call it after `attach_adapters`. FSDP2 gathers a layer's weights while the layer computes; the adapters stay whole on every
-    process, so routing and its gradients are what they are without. Needs several processes; on one it does nothing.
+    process, so routing and its gradients are what they are without. So does the output projection, and with it an embedding
+    that it is tied to: the loss multiplies it chunk by chunk instead of holding all logits. Needs several processes; on one it
+    does nothing.
     """
     if world_size() == 1:
         return
     from torch.distributed.fsdp import fully_shard
 
     whole = {parameter for module in routed_modules(model) for parameter in module.parameters(recurse=False)}
+    head = model.get_output_embeddings()
+    whole |= set(head.parameters()) if head is not None else set()
     for layer in decoder_stack(model):
         fully_shard(layer, ignored_params=whole)
-    fully_shard(model, ignored_params=whole)
+    # not the whole model, as the loss calls its base alone
+    fully_shard(model.base_model, ignored_params=whole)

@@ -1,4 +1,7 @@
-"""A short training run, for test_distributed.py: `torchrun ... distributed_run.py folder adapter_type stop resume routing`."""
+"""A short training run, for test_distributed.py: `torchrun ... distributed_run.py folder adapter_type stop resume routing`.
+
+With the routing "apart" every process has a folder of its own, as on several machines: folder, folder_1, ...
+"""
 
 import json
 import sys
@@ -8,10 +11,12 @@ import torch
 from conftest import tiny_model
 
 from adapters import Route, apply_dual_lora, apply_mlp_adapter, routed
+from lab.files import atomic_write, write_json
 from lab.runs import Run
 from routing.batches import Example
-from routing.checkpoints import adapter_state
-from routing.distributed import is_main, shard_base, start, world_size
+from routing.checkpoints import adapter_state, save_checkpoint
+from routing.cross_entropy import frozen_head
+from routing.distributed import is_main, rank, shard_base, start, world_size
 from routing.generation import MODES
 from routing.losses import example_losses, held_out_losses
 from routing.optimizer import RoutedOptimizer
@@ -28,6 +33,9 @@ folder, adapter_type, stop, resume, routing = (
 )
 torch.use_deterministic_algorithms(True)
 start()
+if routing == "apart" and rank():
+    folder = folder.with_name(f"{folder.name}_{rank()}")
+    folder.mkdir(exist_ok=True)
 model = tiny_model()
 if adapter_type == "lora":
     apply_dual_lora(model, rank=4, bad_rank=3, alpha=4)
@@ -46,8 +54,10 @@ if routing == "sharded":
     shard_base(model)
     local = sum(p.to_local().numel() for p in model.parameters() if hasattr(p, "to_local"))
     assert 0 < local < 30_000 or world_size() == 1  # of 43,808
+    # the loss needs no logits of all tokens at once
+    assert frozen_head(model) is not None
 optimizer = RoutedOptimizer(model, lr=1e-2, weight_decay=0.01)
-run = Run("mine", folder, {"SEED": 0, "RESUME": resume, "SAVE_EVERY": 3})
+run = Run("mine", folder, {"MODEL_NAME": "tiny", "SEED": 0, "RESUME": resume, "SAVE_EVERY": 3})
 log = TrainingLog(run, 6)
 for step, batch in training_stream(run, model, optimizer, examples, 4, 6, warmup_steps=2):
     with routed(model, [ROUTES[label] for label in batch.labels]):
@@ -63,3 +73,11 @@ losses = held_out_losses(model, examples[:17], MODES["bad_ablated"])
 if is_main():
     torch.save(adapter_state(model), folder / "final.pt")
     (folder / "held_out.json").write_text(json.dumps(losses))
+if routing == "apart" and stop == 6:  # all that a script writes; only the first process's folder gets it
+    from lab.plots import plot_training
+
+    save_checkpoint(run, model, examples)
+    plot_training(log.path, run.plot("training"), run.name)
+    write_json(run.results / "eval.json", losses)
+    with atomic_write(folder / "tables" / "table.md") as path:
+        path.write_text("| |")

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import REPO
+from peft.tuners.lora import LoraLayer
 
 from adapters import routed_modules
 
@@ -28,6 +29,7 @@ def test_routing_step(tmp_path):
     result = benchmark(tmp_path, "routing_step.py", *size, "--contestants", "ours", "peft_lora")
     assert {"device", "versions", "setting", "contestants"} <= set(result)
     assert list(result["contestants"]) == ["ours", "peft_lora"]
+    assert result["setting"]["alpha"] == 2  # the rank
     for measured in result["contestants"].values():
         assert {"tokens_per_s", "peak_memory_mb", "seconds", "time_over_ours"} == set(measured)  # none failed
 
@@ -38,7 +40,7 @@ def test_every_contestant_runs(monkeypatch):
     from side_by_side import measure
 
     names = [name for name in CONTESTANTS if not name.endswith("_compiled")]  # compiling takes long
-    result = measure(names, "tiny", batch=4, tokens=16, rank=2, rounds=1)
+    result = measure(names, "tiny", batch=4, tokens=16, rank=2, rounds=1, alpha=3)
     assert list(result) == names and not any("failed" in measured for measured in result.values())
 
 
@@ -70,11 +72,12 @@ def test_scaling(tmp_path):
     assert list(result["processes"]) == ["1", "2"]
 
 
+@pytest.mark.parametrize("alpha", [2, 3])
 @pytest.mark.parametrize(
     "other, rows",
     [("torch_func", [0, 1, 2, 3]), ("reference_loop", [0]), ("reference_loop", [1]), ("reference_loop", [3])],
 )
-def test_contestants_take_the_same_step(other, rows, monkeypatch):
+def test_contestants_take_the_same_step(other, rows, alpha, monkeypatch):
     """Per-example gradients take our step on a mixed batch; the loop takes it on an unlabelled, a bad and a good example."""
     monkeypatch.syspath_prepend(REPO / "benchmarks")
     from common import make_model, mixed_batch
@@ -86,10 +89,26 @@ def test_contestants_take_the_same_step(other, rows, monkeypatch):
     for name in ("ours", other):
         model = copy.deepcopy(base)
         torch.manual_seed(0)
-        step = CONTESTANTS[name](model, batch, 2)
+        step = CONTESTANTS[name](model, batch, 2, alpha)
         for _ in range(3):
             step()
         weights.append([p.detach() for m in routed_modules(model) for p in m.parameters(recurse=False)])
     assert any(p.abs().max() > 0 for p in weights[0][1::2])  # the up projections, which begin as zeros
     for ours, theirs in zip(*weights, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("alpha", [2, 3])
+@pytest.mark.parametrize("name", ["peft_lora", "peft_split"])
+def test_pefts_adapters_count_as_much_as_ours(name, alpha, monkeypatch):
+    """alpha / rank is the factor, whatever the rank that PEFT's adapter has."""
+    monkeypatch.syspath_prepend(REPO / "benchmarks")
+    from common import make_model, mixed_batch
+    from contestants import CONTESTANTS
+
+    model = make_model("tiny", dtype=torch.float32)
+    CONTESTANTS[name](model, mixed_batch(1000, 4, 16, model.device), 2, alpha)
+    factors = [
+        f for module in model.modules() if isinstance(module, LoraLayer) for f in module.scaling.values()
+    ]
+    assert len(factors) >= 14 and set(factors) == {alpha / 2}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import CONFIGS
 from reference import ROUTES, attach
+from routing.training import example_losses
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import AutoModelForCausalLM
@@ -26,7 +27,6 @@ from adapters import (
 from adapters.bottleneck import RoutedBottleneck
 from routing.batches import Example, collate
 from routing.cross_entropy import FrozenLinearCrossEntropy
-from routing.training import example_losses
 
 CUDA = torch.device("cuda:0")
 EXAMPLES = [Example(list(range(5 + i, 16 + 3 * i)), 2) for i in range(3)]

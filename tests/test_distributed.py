@@ -64,6 +64,26 @@ def test_two_processes_train_as_one(tmp_path, adapter_type, routing):
     assert_same(outcome(tmp_path / "1"), outcome(tmp_path / "2"))
 
 
+def test_processes_with_folders_of_their_own_and_only_the_first_writes(tmp_path):
+    """As on two machines, where the log, the state to resume from and the checkpoint are on the first alone."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    torchrun(1, RUN, tmp_path / "one", "lora", 6, "fresh", "mixed")
+    torchrun(2, RUN, tmp_path / "two", "lora", 4, "fresh", "apart")  # saved after step 3, killed after step 4
+    torchrun(2, RUN, tmp_path / "two", "lora", 6, "resume", "apart")
+    assert_same(outcome(tmp_path / "one"), outcome(tmp_path / "two"))
+    assert list((tmp_path / "two_1").rglob("*")) == []
+    written = {str(path.relative_to(tmp_path / "two")) for path in (tmp_path / "two").rglob("*.*")}
+    assert written == {
+        "checkpoints/mine/adapter.safetensors", "checkpoints/mine/config.json", "final.pt", "held_out.json",
+        "plots/mine_training.png", "results/mine/eval.json", "results/mine/train.jsonl", "tables/table.md",
+    }  # fmt: skip
+    torchrun(
+        2, RUN, tmp_path / "two", "lora", 6, "resume", "apart"
+    )  # a finished run: its adapters are loaded
+    assert_same(outcome(tmp_path / "one"), outcome(tmp_path / "two"))
+
+
 def test_resuming_with_another_number_of_processes(tmp_path):
     (tmp_path / "1").mkdir()
     torchrun(1, RUN, tmp_path / "1", "lora", 6, "fresh", "mixed")
