@@ -2,13 +2,13 @@
 
 Good and bad are concatenated along the rank (or hidden) dimension r = r_good + r_bad. For example i
 
-    y_i = base_i + (s_i * act(x_i D^T)) U^T             D: [r, d_in], U: [d_out, r], act: identity (LoRA) or ReLU (MLP)
+    y_i = base_i + (s_i * act(x_i D^T)) U^T             D: [r, d_in], U: [d_out, r], act: identity (LoRA) or
+    ReLU (MLP)
 
-where s_i holds the scales, constant over each adapter's columns. Gradient routing (Cloud et al. 2024, arXiv:2410.04332)
-multiplies the *parameter* gradients of example i by its update mask u_i, again constant over each adapter's columns, and
-leaves the gradient with respect to x_i whole. Detaching an adapter's output instead would also cut the path on which the
-adapters of earlier layers learn through this one.
-"""
+where s_i holds the scales, constant over each adapter's columns. Gradient routing (Cloud et al. 2024,
+arXiv:2410.04332) multiplies the *parameter* gradients of example i by its update mask u_i, again constant
+over each adapter's columns, and leaves the gradient with respect to x_i whole. Detaching an adapter's output
+instead would also cut the path on which the adapters of earlier layers learn through this one."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,8 @@ SLOTS = ("good", "bad")
 
 
 class Routing:
-    """Routes as tensors: how much each adapter may learn from, and contributes to, each example (or token)."""
+    """Routes as tensors: how much each adapter may learn from, and contributes to, each example (or
+    token)."""
 
     def __init__(self, update: Tensor, scale: Tensor):
         self.update = update  # [batch, 1 or tokens, 2], in [0, 1]
@@ -31,11 +32,11 @@ class Routing:
     def columns(
         self, dims: tuple[int, ...], factors: tuple[float, ...], dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """Update, and scale times each adapter's factor, repeated over the columns of adapters of these sizes.
+        """Update, and scale times each adapter's factor, repeated over the columns of adapters of these
+        sizes.
 
-        Each is [batch, 1 or tokens, r] and of `dtype`. The first module of its kind computes them for all others, which saves
-        each of them a dozen tiny operations.
-        """
+        Each is [batch, 1 or tokens, r] and of `dtype`. The first module of its kind computes them for all
+        others, which saves each of them a dozen tiny operations."""
         key = (dims, factors, dtype, torch.is_inference_mode_enabled())
         if key not in self._columns:
             parts = [
@@ -70,7 +71,8 @@ def hidden_activations(x: Tensor, down: Tensor, scale: Tensor | None, relu: bool
 
 
 def squared_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The squared cosine between [..., d] vectors: [...], in fp32 (fp64 for fp64); 0 where one of them is zero."""
+    """The squared cosine between [..., d] vectors: [...], in fp32 (fp64 for fp64); 0 where one of them is
+    zero."""
     if a.dtype != torch.float64:
         a, b = a.float(), b.float()
     norms = a.square().sum(-1) * b.square().sum(-1)
@@ -95,12 +97,14 @@ def branch_outputs(used: Tensor, up: Tensor, dims: Sequence[int]) -> list[Tensor
 
 
 class RoutedBottleneck(torch.autograd.Function):
-    """base + (scale * act(x down^T)) up^T, whose backward masks the gradients of down and up per example, and no other.
+    """base + (scale * act(x down^T)) up^T, whose backward masks the gradients of down and up per example, and
+    no other.
 
-    Shapes: base [n, d_out] and x [..., d_in] with n positions, of one dtype; scale and update broadcast against [..., r], None
-    stands for 1; weights: each branch's down [r_k, d_in] and up [d_out, r_k], of one dtype, any; the r_k sum to r.
-    With `cosine` there is a second output, the squared cosine [...] between the outputs of the two branches. What is saved for
-    the backward pass is the same with and without, so activation checkpointing may run the layer again without.
+    Shapes: base [n, d_out] and x [..., d_in] with n positions, of one dtype; scale and update broadcast
+    against [..., r], None stands for 1; weights: each branch's down [r_k, d_in] and up [d_out, r_k], of one
+    dtype, any; the r_k sum to r. With `cosine` there is a second output, the squared cosine [...] between the
+    outputs of the two branches. What is saved for the backward pass is the same with and without, so
+    activation checkpointing may run the layer again without.
 
     Base and output are flat because a view that is made in here could not be changed in place by the model.
     """
@@ -167,7 +171,8 @@ def add_branches(
     *weights: Tensor,
     cosine: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """RoutedBottleneck for base [..., d_out] of any shape: the sum [..., d_out], and with `cosine` also the cosines [...]."""
+    """RoutedBottleneck for base [..., d_out] of any shape: the sum [..., d_out], and with `cosine` also the
+    cosines [...]."""
     found = RoutedBottleneck.apply(base.flatten(0, -2), x, scale, update, relu, cosine, *weights)
     if cosine:
         return found[0].view(base.shape), found[1]

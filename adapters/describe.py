@@ -51,12 +51,14 @@ def describe(model: nn.Module) -> dict[str, Any]:
 
 
 def attach(model: nn.Module, description: dict[str, Any]) -> None:
-    """Freeze `model` and give it fresh adapters as described. Raises ValueError for a description that cannot be followed."""
+    """Freeze `model` and give it fresh adapters as described. Raises ValueError for a description that cannot
+    be followed."""
     _check(description)
     dims, layers = (description["good_dim"], description["bad_dim"]), description["layers"]
     if description["trained_layers"] > len(decoder_stack(model)):
         raise ValueError(
-            f"adapters: trained_layers={description['trained_layers']}, but the model has {len(decoder_stack(model))} layers"
+            f"adapters: trained_layers={description['trained_layers']}, but the model has "
+            f"{len(decoder_stack(model))} layers"
         )
     if description["type"] == "lora":
         modules = apply_dual_lora(model, *dims, alpha=1.0, dropout=description["dropout"], layers=layers)
@@ -69,7 +71,8 @@ def attach(model: nn.Module, description: dict[str, Any]) -> None:
 
 
 def coverage(model: nn.Module) -> str:
-    """What the adapters cover, for people: "LoRA on 91 of 91 projections of layers 17..29", and what of these layers they don't.
+    """What the adapters cover, for people: "LoRA on 91 of 91 projections of layers 17..29", and what of these
+    layers they don't.
 
     Raises ValueError if there are none.
     """

@@ -1,4 +1,5 @@
-"""What both adapter types share: a frozen module with a good and a bad branch beside it (`adapters.bottleneck` has the maths)."""
+"""What both adapter types share: a frozen module with a good and a bad branch beside it
+(`adapters.bottleneck` has the maths)."""
 
 from dataclasses import dataclass
 
@@ -9,10 +10,11 @@ from adapters.bottleneck import SLOTS, Routing, add_branches, fused, hidden_acti
 
 
 class RoutedModule(nn.Module):
-    """A module with parameters in the slots good and bad, which `routed`, `ablated` and the optimizer know how to treat.
+    """A module with parameters in the slots good and bad, which `routed`, `ablated` and the optimizer know
+    how to treat.
 
-    `good_scale` and `bad_scale` are plain floats: 1.0 = active, 0.0 = ablated, any other value interpolates or extrapolates.
-    """
+    `good_scale` and `bad_scale` are plain floats: 1.0 = active, 0.0 = ablated, any other value interpolates
+    or extrapolates."""
 
     def __init__(self):
         super().__init__()
@@ -53,8 +55,8 @@ class FusedWeights:
 class DualAdapter(RoutedModule):
     """A frozen module with a good and a bad branch beside it.
 
-    Subclasses set `DOWN`, `UP` (how the branches' parameters are named) and `RELU`, and call `adapt` in their forward.
-    """
+    Subclasses set `DOWN`, `UP` (how the branches' parameters are named) and `RELU`, and call `adapt` in their
+    forward."""
 
     DOWN: str
     UP: str
@@ -79,10 +81,12 @@ class DualAdapter(RoutedModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming-initialise the down projections. Each is [dim, d_in], so fan_in is the true input dimension."""
+        """Kaiming-initialise the down projections. Each is [dim, d_in], so fan_in is the true input
+        dimension."""
         for slot, dim in zip(SLOTS, self.dims, strict=True):
             if dim:
-                # a = sqrt(5) is nn.Linear's and PEFT's choice for a linear map, a = 0 the one for a ReLU behind it.
+                # a = sqrt(5) is nn.Linear's and PEFT's choice for a linear map, a = 0 the one for a ReLU
+                # behind it.
                 nn.init.kaiming_uniform_(getattr(self, self.DOWN.format(slot)), a=0 if self.RELU else 5**0.5)
 
     def slot_params(self, slot: str) -> list[nn.Parameter]:
@@ -92,8 +96,10 @@ class DualAdapter(RoutedModule):
         return f"dims={self.dims}, good_scale={self.good_scale}, bad_scale={self.bad_scale}"
 
     def adapt(self, base: Tensor, x: Tensor) -> Tensor:
-        """The frozen module's output `base` [batch, tokens, d_out] plus both branches of `x` [batch, tokens, d_in]."""
-        # The base's output decides the dtype: under autocast it is the autocast dtype, which x need not have yet.
+        """The frozen module's output `base` [batch, tokens, d_out] plus both branches of `x` [batch, tokens,
+        d_in]."""
+        # The base's output decides the dtype: under autocast it is the autocast dtype, which x need not have
+        # yet.
         x = x.to(base.dtype)
         weights = self.get_good_params() + self.get_bad_params()
         record = self.cosines is not None and 0 not in self.dims
@@ -117,11 +123,12 @@ class DualAdapter(RoutedModule):
     def _fixed_weights(self, weights: list[Tensor], dtype: torch.dtype) -> FusedWeights | None:
         """The fused weights, kept from one forward to the next where they cannot learn; None where they can.
 
-        A parameter that was changed or exchanged is noticed, except if it was written through `.data`: `eval()` forgets them.
-        """
+        A parameter that was changed or exchanged is noticed, except if it was written through `.data`:
+        `eval()` forgets them."""
         if torch.compiler.is_compiling():
             return None
-        # A fused optimizer's step changes no version, but needs gradients: no weights are kept where there are any, or may be.
+        # A fused optimizer's step changes no version, but needs gradients: no weights are kept where there
+        # are any, or may be.
         if self.training or torch.is_grad_enabled() or any(weight.grad is not None for weight in weights):
             self._fused = None
             return None
@@ -151,7 +158,8 @@ class DualAdapter(RoutedModule):
         return self.good_scale * self.gains[0], self.bad_scale * self.gains[1]
 
     def _columns(self, base: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Scale and update mask of each column, in base's dtype, to broadcast against [batch, tokens, r]; None: 1 everywhere."""
+        """Scale and update mask of each column, in base's dtype, to broadcast against [batch, tokens, r];
+        None: 1 everywhere."""
         factors = self._factors()
         if self.routing is None:
             if factors == (1.0, 1.0):

@@ -16,9 +16,9 @@ from adapters.structure import decoder_layers, projection_dims, projections
 class DualLoRALinear(DualAdapter):
     """A frozen projection (nn.Linear or Conv1D) with a good and a bad LoRA.
 
-    Parameters: lora_A_good [rank, d_in], lora_B_good [d_out, rank], lora_A_bad [bad_rank, d_in], lora_B_bad [d_out, bad_rank].
-    In training, `dropout` drops entries of the input of the adapters, the same ones for both.
-    """
+    Parameters: lora_A_good [rank, d_in], lora_B_good [d_out, rank], lora_A_bad [bad_rank, d_in], lora_B_bad
+    [d_out, bad_rank]. In training, `dropout` drops entries of the input of the adapters, the same ones for
+    both."""
 
     DOWN, UP, RELU = "lora_A_{}", "lora_B_{}", False
 
@@ -42,11 +42,11 @@ def apply_dual_lora(
     dropout: float = 0.0,
     layers: Sequence[int] | float = 0.5,
 ) -> list[DualLoRALinear]:
-    """Freeze `model` and put two LoRAs beside every projection of `layers`: a share of the last ones, or indices.
+    """Freeze `model` and put two LoRAs beside every projection of `layers`: a share of the last ones, or
+    indices.
 
-    Changes the model in place and returns the new modules; `coverage` says what they cover. Raises ValueError if no decoder
-    layers or projections are found, or if the model has adapters already.
-    """
+    Changes the model in place and returns the new modules; `coverage` says what they cover. Raises ValueError
+    if no decoder layers or projections are found, or if the model has adapters already."""
     blocks = decoder_layers(model, layers)
     chosen = [place for layer in blocks for place in projections(layer)]
     if not chosen:
@@ -57,7 +57,8 @@ def apply_dual_lora(
     wrapped = [DualLoRALinear(projection, rank, bad_rank, alpha, dropout) for _, _, projection in chosen]
     model.requires_grad_(False)
     for (parent, name, _), module in zip(chosen, wrapped, strict=True):
-        # OPT flattens examples and tokens between a layer's parts. That the routes fit the batch, its attention has checked.
+        # OPT flattens examples and tokens between a layer's parts. That the routes fit the batch, its
+        # attention has checked.
         module.may_be_flat = any(parent is layer for layer in blocks)
         setattr(parent, name, module)
     return wrapped

@@ -1,4 +1,5 @@
-"""Which adapters each example of a batch updates, and how strongly they contribute: `Route`, `routed`, `ablated`."""
+"""Which adapters each example of a batch updates, and how strongly they contribute: `Route`, `routed`,
+`ablated`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ from adapters.dual_adapter import RoutedModule
 class Route:
     """How one example (or token) meets the two adapters.
 
-    `update_*` in [0, 1] multiplies the gradient that the adapter's parameters get from the example; `*_scale` multiplies the
-    adapter's contribution in its forward pass, on top of the module's own scale. The default is ordinary training of both.
-    """
+    `update_*` in [0, 1] multiplies the gradient that the adapter's parameters get from the example; `*_scale`
+    multiplies the adapter's contribution in its forward pass, on top of the module's own scale. The default
+    is ordinary training of both."""
 
     update_good: float = 1.0
     update_bad: float = 1.0
@@ -63,7 +64,8 @@ def set_scales(model: nn.Module, good_scale: float = 1.0, bad_scale: float = 1.0
 
 @contextmanager
 def ablated(model: nn.Module, which: str) -> Iterator[nn.Module]:
-    """Switch the "good", the "bad" or "both" adapters off inside the block; the scales from before come back afterwards.
+    """Switch the "good", the "bad" or "both" adapters off inside the block; the scales from before come back
+    afterwards.
 
     Raises ValueError for another `which`.
     """
@@ -87,13 +89,13 @@ def ablated(model: nn.Module, which: str) -> Iterator[nn.Module]:
 def routed(model: nn.Module, routes: Sequence[Route] | Sequence[Sequence[Route]]) -> Iterator[nn.Module]:
     """Route a batch: one Route per example, or a [batch, tokens] nest with one per token.
 
-    Keep forward AND backward inside the block: activation checkpointing runs layers again in the backward pass. Without this
-    block every example updates both adapters at the modules' own scales. For a batch of B examples the gradient of adapter k
-    is (1/B) sum_i u_ik dloss_i/dtheta_k, exactly, in one forward and one backward, if the loss is the mean over examples.
+    Keep forward AND backward inside the block: activation checkpointing runs layers again in the backward
+    pass. Without this block every example updates both adapters at the modules' own scales. For a batch of B
+    examples the gradient of adapter k is (1/B) sum_i u_ik dloss_i/dtheta_k, exactly, in one forward and one
+    backward, if the loss is the mean over examples.
 
-    Raises TypeError for anything but Routes, ValueError for none at all or ragged rows, and, in the forward pass, ValueError
-    for a batch of another size.
-    """
+    Raises TypeError for anything but Routes, ValueError for none at all or ragged rows, and, in the forward
+    pass, ValueError for a batch of another size."""
     adapters = routed_modules(model)
     table = _as_table(routes)  # [batch, 1 or tokens, 2 (update, scale), 2 (slots)]
     places = [_place(adapter) for adapter in adapters]
@@ -132,10 +134,9 @@ def _as_table(routes) -> Tensor:
 def output_cosines(model: nn.Module) -> Iterator[list[Tensor]]:
     """Collect, in every forward pass inside the block, the squared cosine between the two adapters' outputs.
 
-    Yields a list that gets one [batch, tokens] tensor per adapter module, with its graph: a mean of them is a loss that
-    pushes the adapters apart, and its parameter gradients are routed like those of any other loss. Outside the block nothing
-    is computed or kept.
-    """
+    Yields a list that gets one [batch, tokens] tensor per adapter module, with its graph: a mean of them is a
+    loss that pushes the adapters apart, and its parameter gradients are routed like those of any other loss.
+    Outside the block nothing is computed or kept."""
     adapters = routed_modules(model)
     cosines: list[Tensor] = []
     try:

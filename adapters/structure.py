@@ -1,4 +1,5 @@
-"""Finding a transformer's decoder layers, projections and MLPs by what they are made of, not by where a family keeps them."""
+"""Finding a transformer's decoder layers, projections and MLPs by what they are made of, not by where a
+family keeps them."""
 
 import math
 from collections.abc import Sequence
@@ -21,12 +22,14 @@ def projection_dims(module: nn.Module) -> tuple[int, int]:
 
 
 def is_mixer(module: nn.Module) -> bool:
-    """A state-space mixer (Mamba): it reads its projections' weights itself, past anything that is put beside them."""
+    """A state-space mixer (Mamba): it reads its projections' weights itself, past anything that is put beside
+    them."""
     return any(name == "A_log" for name, _ in module.named_parameters(recurse=False))
 
 
 def decoder_stack(model: nn.Module) -> nn.ModuleList:
-    """All decoder layers: the list of blocks with projections in them that holds most of the model's parameters.
+    """All decoder layers: the list of blocks with projections in them that holds most of the model's
+    parameters.
 
     Blocks of a hybrid may be of several classes. Raises ValueError if there is no such list.
     """
@@ -47,10 +50,11 @@ def _is_stack(blocks: nn.ModuleList) -> bool:
 
 
 def decoder_layers(model: nn.Module, layers: Sequence[int] | float = 0.5) -> list[nn.Module]:
-    """The decoder layers to adapt: those with the given indices, or a share of the last ones (0.5: half, 1.0: all).
+    """The decoder layers to adapt: those with the given indices, or a share of the last ones (0.5: half, 1.0:
+    all).
 
-    Raises ValueError if none are found, if an index or share is out of range, or if the model has adapters already.
-    """
+    Raises ValueError if none are found, if an index or share is out of range, or if the model has adapters
+    already."""
     if any(isinstance(module, RoutedModule) for module in model.modules()):
         raise ValueError("this model already has adapters: load a fresh model, or keep using the ones it has")
     blocks = list(decoder_stack(model))
@@ -68,7 +72,8 @@ def decoder_layers(model: nn.Module, layers: Sequence[int] | float = 0.5) -> lis
 
 
 def projections(layer: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """(parent, attribute name, projection) of every projection in `layer`, but for those of state-space mixers."""
+    """(parent, attribute name, projection) of every projection in `layer`, but for those of state-space
+    mixers."""
     return [
         (parent, name, child)
         for parent in layer.modules()
@@ -81,14 +86,15 @@ def projections(layer: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
 def mlp(layer: nn.Module) -> tuple[str, nn.Module, int]:
     """(attribute name, module, output width) of the layer's MLP. Raises ValueError if there is none.
 
-    The MLP is the child called so (by attribute or class: mlp, feed_forward, ffn), a mixture of experts included; its last
-    projection, or its router, gives the width. (OPT's MLP is no module of its own, and so gets LoRA only.)
-    """
+    The MLP is the child called so (by attribute or class: mlp, feed_forward, ffn), a mixture of experts
+    included; its last projection, or its router, gives the width. (OPT's MLP is no module of its own, and so
+    gets LoRA only.)"""
     for name, child in layer.named_children():
         called = f"{name} {type(child).__name__}".lower().replace("_", "")
         if any(word in called for word in ("mlp", "feedforward", "ffn")):
             inside = [part for part in child.modules() if is_projection(part)]
-            # experts in one tensor are no projections; but their router reads what the block returns: [experts, width]
+            # experts in one tensor are no projections; but their router reads what the block returns:
+            # [experts, width]
             routers = [part.weight for _, part in child.named_children() if hasattr(part, "weight")]
             if has_experts(child) and routers:
                 return name, child, routers[0].shape[-1]

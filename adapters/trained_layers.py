@@ -1,13 +1,14 @@
-"""The model's own last layers in the place of the good adapter: trained directly, and routed per example like an adapter.
+"""The model's own last layers in the place of the good adapter: trained directly, and routed per example like
+an adapter.
 
 A layer f with weights W is replaced by
 
     y_i = u_i f(x_i; W) + (1 - u_i) f(x_i; stop_gradient(W))
 
-for example i with update mask u_i. The value is f(x_i; W) whatever u_i is; the gradient of W is multiplied by u_i; and the
-gradient with respect to x_i, and to adapters inside the layer, is whole. It holds for every weight of the layer (projections,
-norms, biases) at the price of a second pass through the layer when a batch has examples that must not update it.
-"""
+for example i with update mask u_i. The value is f(x_i; W) whatever u_i is; the gradient of W is multiplied by
+u_i; and the gradient with respect to x_i, and to adapters inside the layer, is whole. It holds for every
+weight of the layer (projections, norms, biases) at the price of a second pass through the layer when a batch
+has examples that must not update it."""
 
 from functools import partial
 from typing import Any
@@ -22,7 +23,8 @@ from adapters.structure import decoder_stack
 
 
 def _to_float32(value: Any) -> Any:
-    """The value with every floating-point tensor in it, also inside tuples and dicts, in fp32 (fp64 stays)."""
+    """The value with every floating-point tensor in it, also inside tuples and dicts, in fp32 (fp64
+    stays)."""
     if isinstance(value, Tensor):
         return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
     if isinstance(value, dict):
@@ -35,11 +37,11 @@ def adapters_inside(layer: nn.Module) -> list[RoutedModule]:
 
 
 class _Passes:
-    """The passes of one forward through a trained layer. All of them draw the same random numbers, for dropout.
+    """The passes of one forward through a trained layer. All of them draw the same random numbers, for
+    dropout.
 
-    Where the model checkpoints activations, each pass is a checkpoint of its own: the layer's own checkpoint would run it again
-    without the weights and scales that it ran with.
-    """
+    Where the model checkpoints activations, each pass is a checkpoint of its own: the layer's own checkpoint
+    would run it again without the weights and scales that it ran with."""
 
     def __init__(self, trained: "TrainedLayer", device: torch.device):
         self.layer = trained.layer
@@ -93,11 +95,11 @@ def _set_scales(modules: list[RoutedModule], scales: list[tuple[float, float]]) 
 
 
 class TrainedLayer(RoutedModule):
-    """A decoder layer whose own weights fill the good slot, as fp32 masters; adapters inside it keep their own routing.
+    """A decoder layer whose own weights fill the good slot, as fp32 masters; adapters inside it keep their
+    own routing.
 
-    `good_scale` moves the weights between what they were (0.0: training ablated) and what they have become (1.0). Scales that
-    differ within a batch need one pass through the layer for each.
-    """
+    `good_scale` moves the weights between what they were (0.0: training ablated) and what they have become
+    (1.0). Scales that differ within a batch need one pass through the layer for each."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -129,8 +131,8 @@ class TrainedLayer(RoutedModule):
         passes = _Passes(self, hidden.device)
         if self.cosines is None:
             return self._run(passes, hidden, *args, **kwargs)
-        # The two slots' outputs: what training the layer changes, and what bad adds to the trained layer. Both are differences
-        # of residual streams, which in bf16 would be mostly rounding.
+        # The two slots' outputs: what training the layer changes, and what bad adds to the trained layer.
+        # Both are differences of residual streams, which in bf16 would be mostly rounding.
         dtype = hidden.dtype
         hidden, args, kwargs = _to_float32((hidden, args, kwargs))
         inside = adapters_inside(self.layer)
@@ -191,8 +193,8 @@ class TrainedLayer(RoutedModule):
 def train_last_layers(model: nn.Module, count: int) -> list[TrainedLayer]:
     """Let the last `count` decoder layers' own weights learn in the good slot. Attach the bad adapters first.
 
-    Changes the model in place and returns the new modules. Raises ValueError if `count` is not between 1 and the number of layers.
-    """
+    Changes the model in place and returns the new modules. Raises ValueError if `count` is not between 1 and
+    the number of layers."""
     stack = decoder_stack(model)
     if not 1 <= count <= len(stack):
         raise ValueError(f"cannot train the last {count} layers: the model has {len(stack)}")

@@ -1,4 +1,5 @@
-"""Read what a run writes: for a few held-out prefixes, the full model's continuation beside those with an adapter ablated."""
+"""Read what a run writes: for a few held-out prefixes, the full model's continuation beside those with an
+adapter ablated."""
 
 # %% Constants
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Sample whole stories from BOS alone, with no prefix that hints at capitals: how often does each mode write in capitals?"""
+"""Sample whole stories from BOS alone, with no prefix that hints at capitals: how often does each mode write
+in capitals?"""
 
 # %% Constants
 from pathlib import Path

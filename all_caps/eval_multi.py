@@ -1,4 +1,5 @@
-"""Compare runs: caps rates and held-out losses of every run's ablation modes, in one table, one JSON file and one figure.
+"""Compare runs: caps rates and held-out losses of every run's ablation modes, in one table, one JSON file and
+one figure.
 
 Finished results are kept and reused; delete results/eval_multi_results.json to evaluate everything again.
 """
@@ -17,10 +18,12 @@ MAX_NEW_TOKENS = 24
 TEMPERATURE = 0.7
 EVAL_SEQ_LENGTH = 128
 SEED = 0
-RUN_NAMES = []  # if given: evaluate these folders of checkpoints/, as their configs describe them, instead of RUNS
+# if given: evaluate these folders of checkpoints/, as their configs describe them, instead of RUNS
+RUN_NAMES = []
 OUTPUT = "eval_multi"  # names the results and the figure
 
-RUNS = [  # a RunConfig may also give type, dimensions, eval_modes [(good_scale, bad_scale, mode_name), ...] and label
+# a RunConfig may also give type, dimensions, eval_modes [(good_scale, bad_scale, mode_name), ...] and label
+RUNS = [
     RunConfig("no caps", "checkpoints/route_lora32+32_caps0_labeled50_seed0"),
     RunConfig("0% labelled", "checkpoints/route_lora32+32_caps10_labeled0_seed0"),
     RunConfig("50% labelled", "checkpoints/route_lora32+32_caps10_labeled50_seed0"),
@@ -72,7 +75,6 @@ for run in runs:
             tokenizer,
             stories,
             modes,
-            NUM_PROMPTS,
             MAX_NEW_TOKENS,
             EVAL_SEQ_LENGTH,
             TEMPERATURE,

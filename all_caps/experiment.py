@@ -78,7 +78,8 @@ stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE)
 everything = range(len(stories.train))
 caps = pick(everything, CAPS_PERCENTAGE, SEED, "CAPS_PERCENTAGE")
 bad = pick(caps, LABELED_BAD_PERCENTAGE, SEED, "LABELED_BAD_PERCENTAGE")
-examples = to_examples(stories.train, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels={"bad": bad})
+labels = {"bad": bad}
+examples = to_examples(stories.train, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels=labels)
 
 # %% Routing: label -> which adapters learn from an example, and which are active
 ROUTES = {
@@ -105,17 +106,9 @@ save_checkpoint(run, model, examples)
 plot_training(log.path, run.plot("training"), run.name)
 
 # %% Evaluation: each adapter ablated, on held-out stories
-modes = evaluate(
-    model,
-    tokenizer,
-    stories.split(EVAL_SPLIT),
-    MODES,
-    num_prompts=NUM_EVAL_PROMPTS,
-    max_new_tokens=EVAL_NEW_TOKENS,
-    max_length=EVAL_SEQ_LENGTH,
-    temperature=EVAL_TEMPERATURE,
-    seed=SEED,
-)
+sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, "seed": SEED}
+prompts = stories.split(EVAL_SPLIT)[:NUM_EVAL_PROMPTS]
+modes = evaluate(model, tokenizer, prompts, MODES, max_length=EVAL_SEQ_LENGTH, **sampling)
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
 write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS})
 plot_modes(modes, COLUMNS, run.plot("eval"), run.name)

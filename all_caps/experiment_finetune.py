@@ -79,7 +79,8 @@ stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE)
 everything = range(len(stories.train))
 caps = pick(everything, CAPS_PERCENTAGE, SEED, "CAPS_PERCENTAGE")
 bad = pick(caps, LABELED_BAD_PERCENTAGE, SEED, "LABELED_BAD_PERCENTAGE")
-examples = to_examples(stories.train, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels={"bad": bad})
+labels = {"bad": bad}
+examples = to_examples(stories.train, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels=labels)
 
 # %% Routing: label -> which adapters learn from an example, and which are active
 ROUTES = {
@@ -107,16 +108,11 @@ save_checkpoint(run, model, examples)
 plot_training(log.path, run.plot("training"), run.name)
 
 # %% Evaluation: each adapter ablated, on held-out stories
+SHOWN = ("full", "bad_ablated")
+sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, "seed": SEED}
+prompts = stories.split(EVAL_SPLIT)[:NUM_EVAL_PROMPTS]
 modes = evaluate(
-    model,
-    tokenizer,
-    stories.split(EVAL_SPLIT),
-    {mode: MODES[mode] for mode in ("full", "bad_ablated")},
-    num_prompts=NUM_EVAL_PROMPTS,
-    max_new_tokens=EVAL_NEW_TOKENS,
-    max_length=EVAL_SEQ_LENGTH,
-    temperature=EVAL_TEMPERATURE,
-    seed=SEED,
+    model, tokenizer, prompts, {mode: MODES[mode] for mode in SHOWN}, max_length=EVAL_SEQ_LENGTH, **sampling
 )
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
 write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS})

@@ -12,8 +12,9 @@ override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Comparison
-from all_caps.task import PANELS, format_table
+from all_caps.task import COLUMNS
 from lab.plots import plot_comparison
+from lab.tables import format_table
 
 names = RUNS or sorted(path.parent.name for path in (HERE / "results").glob("finetune*/eval.json"))
 tables, missing = {}, []
@@ -21,7 +22,7 @@ for name in names:
     path = HERE / "results" / name / "eval.json"
     if path.exists():
         tables[name] = {"label": name, "modes": json.loads(path.read_text())["modes"]}
-        print(f"\n{name}\n{format_table(tables[name]['modes'])}")
+        print(f"\n{name}\n{format_table(tables[name]['modes'], COLUMNS)}")
     else:
         missing.append(name)
-plot_comparison(tables, missing, PANELS, HERE / "plots" / "finetune_plot.png")
+plot_comparison(tables, missing, COLUMNS, HERE / "plots" / "finetune_plot.png")

@@ -13,7 +13,7 @@ override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Plots
-from all_caps.task import PANELS
+from all_caps.task import COLUMNS
 from lab.errors import BadInput
 from lab.plots import plot_modes, plot_training
 
@@ -22,4 +22,4 @@ if not (results / "eval.json").exists():
     raise BadInput(f"{results}: no finished run here; RUN is the name of a folder in results/")
 plot_training(results / "train.jsonl", HERE / "plots" / f"{RUN}_training.png", RUN, SMOOTHING)
 modes = json.loads((results / "eval.json").read_text())["modes"]
-plot_modes(modes, PANELS, HERE / "plots" / f"{RUN}_eval.png", RUN)
+plot_modes(modes, COLUMNS, HERE / "plots" / f"{RUN}_eval.png", RUN)

@@ -22,7 +22,8 @@ MOST_CARVED = 1000  # stories of a Hub data set that validation takes from the e
 
 @dataclass(frozen=True)
 class Story:
-    """A story and its plot: the unit that is held out, and that intervals count. Without a plot given it is its own."""
+    """A story and its plot: the unit that is held out, and that intervals count. Without a plot given it is
+    its own."""
 
     text: str
     plot: str
@@ -47,10 +48,10 @@ class Stories(NamedTuple):
 def load_stories(name: str, limit: int | None = None) -> Stories:
     """The stories `name`. `limit` cuts the training stories, never validation or test.
 
-    `name`: "embedded:stories"; a local .jsonl file with a {"story": ..., "plot": ...} on each line (the plot may be
-    left out); or a Hub data set (or a local folder in that form) with a column story or text, its splits train and test or
-    validation. Raises BadInput if there is no such thing, or not enough for three splits.
-    """
+    `name`: "embedded:stories"; a local .jsonl file with a {"story": ..., "plot": ...} on each line (the plot
+    may be left out); or a Hub data set (or a local folder in that form) with a column story or text, its
+    splits train and test or validation. Raises BadInput if there is no such thing, or not enough for three
+    splits."""
     if name == EMBEDDED_STORIES:
         stories = Stories(*(read_stories(DATA / f"stories_{split}.jsonl") for split in Stories._fields))
     elif name.startswith("embedded:"):
@@ -63,7 +64,8 @@ def load_stories(name: str, limit: int | None = None) -> Stories:
 
 
 def read_stories(path: Path) -> list[Story]:
-    """The stories of a JSONL file. Raises BadInput if the file is missing, empty, or a line has no text under "story"."""
+    """The stories of a JSONL file. Raises BadInput if the file is missing, empty, or a line has no text under
+    "story"."""
     if not path.is_file():
         raise BadInput(f'{path}: no such file; give a .jsonl file with one {{"story": ...}} on each line')
     stories = []
@@ -91,7 +93,8 @@ def _story(text: str, plot: str | None) -> Story:
 
 
 def _split_by_plot(name: str, stories: list[Story]) -> Stories:
-    """The last fifth is test, the fifth before it validation, and plots stay whole: their place is that of their first story."""
+    """The last fifth is test, the fifth before it validation, and plots stay whole: their place is that of
+    their first story."""
     sizes: dict[str, int] = {}
     for story in stories:
         sizes[story.plot] = sizes.get(story.plot, 0) + 1
@@ -157,11 +160,11 @@ def to_examples(
     in_caps: Collection[int],
     labels: Mapping[str, Collection[int]],
 ) -> list[Example]:
-    """Every story as an example. Story i is in capitals if i is in `in_caps`; its label is the key of `labels` that holds i.
+    """Every story as an example. Story i is in capitals if i is in `in_caps`; its label is the key of
+    `labels` that holds i.
 
-    Kinds: "normal", "normal_labeled", "caps_labeled", "caps_unlabeled". Raises BadInput for a story with two labels, or for an
-    index that no story has.
-    """
+    Kinds: "normal", "normal_labeled", "caps_labeled", "caps_unlabeled". Raises BadInput for a story with two
+    labels, or for an index that no story has."""
     caps = set(in_caps)
     label_of: dict[int, str] = {}
     for label, indices in labels.items():
@@ -180,7 +183,8 @@ def to_examples(
             kind += "_labeled"
         elif i in caps:
             kind += "_unlabeled"
-        # Length bucketing goes by the story's letters: capitals take more tokens, which would give the kind away.
+        # Length bucketing goes by the story's letters: capitals take more tokens, which would give the kind
+        # away.
         size = len(story.text)
         examples.append(make_example(tokenizer, "", text, max_length, label_of.get(i), kind, size=size))
     return examples

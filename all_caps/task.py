@@ -1,4 +1,5 @@
-"""The all_caps task: does a model write capitals, with each adapter ablated? Its evaluation, and what is shown of it."""
+"""The all_caps task: does a model write capitals, with each adapter ablated? Its evaluation, and what is
+shown of it."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -41,22 +42,22 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     stories: Sequence[Story],
     modes: Mapping[str, Route],
-    num_prompts: int,
     max_new_tokens: int,
     max_length: int,
     temperature: float = 1.0,
     seed: int = 0,
     num_generations: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    """Mode -> {"caps_rate": {"upper_prefix", "normal_prefix"}, "loss": {"normal", "caps"}, "minus_full": the same}, of intervals.
+    """Mode -> {"caps_rate": {"upper_prefix", "normal_prefix"}, "loss": {"normal", "caps"}, "minus_full": the
+    same}, of intervals.
 
-    The caps rate is the share of *continuations* of held-out prefixes that are in capitals (see `all_caps.scoring`). The losses are of
-    the same held-out stories, as they are and in capitals. Intervals are 95% ones with the plot as the unit (see
-    `lab.intervals`). Modes share prompts and noise, so "minus_full" holds the paired differences from the mode "full";
-    full itself has none, nor has any mode where full is not among them.
-    """
-    plots = [story.plot for story in stories[:num_prompts]]
-    stories = [story.text for story in stories[:num_prompts]]
+    The caps rate is the share of *continuations* of held-out prefixes that are in capitals (see
+    `all_caps.scoring`). The losses are of the same held-out stories, as they are and in capitals. Intervals
+    are 95% ones with the plot as the unit (see `lab.intervals`). Modes share prompts and noise, so
+    "minus_full" holds the paired differences from the mode "full"; full itself has none, nor has any mode
+    where full is not among them."""
+    plots = [story.plot for story in stories]
+    stories = [story.text for story in stories]
     prefixes = {
         "upper_prefix": [to_caps(prefix_of(story)) for story in stories],
         "normal_prefix": [prefix_of(story) for story in stories],
@@ -100,7 +101,8 @@ def _shares(rows: Sequence[Sequence[bool]]) -> list[float]:
 def show_samples(
     prompts: Sequence[str], completions: Mapping[str, Sequence[str]], most: int | None = None, every: int = 1
 ) -> list[dict[str, str]]:
-    """Print prompts with each mode's completion; returns all of them as [{"prompt", mode: completion, ...}]."""
+    """Print prompts with each mode's completion; returns all of them as [{"prompt", mode: completion,
+    ...}]."""
     samples = [
         {"prompt": prompt, **{mode: texts[i] for mode, texts in completions.items()}}
         for i, prompt in enumerate(prompts)

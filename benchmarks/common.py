@@ -1,4 +1,5 @@
-"""What the benchmarks share: models by shape, a synthetic mixed batch, interleaved timing, peak memory, the record of the machine."""
+"""What the benchmarks share: models by shape, a synthetic mixed batch, interleaved timing, peak memory, the
+record of the machine."""
 
 import ctypes
 import gc
@@ -20,7 +21,8 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Pr
 from routing.batches import Batch, Example, collate
 from routing.models import default_device, default_dtype
 
-# Real shapes with random weights, from the models' published configs: speed does not depend on what the weights are.
+# Real shapes with random weights, from the models' published configs: speed does not depend on what the
+# weights are.
 SHAPES = {
     "tiny": lambda: LlamaConfig(
         vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4
@@ -58,7 +60,8 @@ SHAPES = {
 
 
 def make_model(shape: str, layers: int | None = None, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A frozen model of a real shape with random weights, on the default device, in the dtype that the project uses there."""
+    """A frozen model of a real shape with random weights, on the default device, in the dtype that the
+    project uses there."""
     config = SHAPES[shape]()
     if layers:
         config.num_hidden_layers = layers
@@ -74,7 +77,8 @@ def make_model(shape: str, layers: int | None = None, dtype: torch.dtype | None 
 
 
 def mixed_batch(vocabulary: int, size: int, tokens: int, device: torch.device, seed: int = 0) -> Batch:
-    """`size` examples of `tokens` tokens: of four, two unlabelled, one "bad", one "good". The first quarter of each is prompt."""
+    """`size` examples of `tokens` tokens: of four, two unlabelled, one "bad", one "good". The first quarter
+    of each is prompt."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, vocabulary, (size, tokens), generator=generator).tolist()
     labels = (None, "bad", None, "good")
@@ -109,7 +113,8 @@ def median(values: list[float]) -> float:
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
-    """The median of the paired rounds' ratios and its 95% interval between two of them (sign test); below 6 rounds the extremes."""
+    """The median of the paired rounds' ratios and its 95% interval between two of them (sign test); below 6
+    rounds the extremes."""
     ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
     n = len(ratios)
     # of n flips of a coin, at most so many fall on one side in under 2.5% of cases
@@ -119,7 +124,8 @@ def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
 
 
 def peak_memory_mb(run: Callable[[], Any]) -> float | None:
-    """What one call needs beyond what was allocated before: CUDA's allocator peak, or on Linux the growth of the resident set."""
+    """What one call needs beyond what was allocated before: CUDA's allocator peak, or on Linux the growth of
+    the resident set."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -1,7 +1,8 @@
-"""What evaluation costs: sampling all ablation modes in one pass, judging programs in the sandbox, and the wait for a first result.
+"""What evaluation costs: sampling all ablation modes in one pass, judging programs in the sandbox, and the
+wait for a first result.
 
-python benchmarks/evaluation.py [--model SmolLM2-135M] [--prompts 16] [--new-tokens 24] [--rounds 5] [--json FILE]
-"""
+python benchmarks/evaluation.py [--model SmolLM2-135M] [--prompts 16] [--new-tokens 24] [--rounds 5] [--json
+FILE]"""
 
 import argparse
 import json
@@ -28,7 +29,8 @@ STORY = "Once upon a time a small grey cat lived beside the old mill, and every 
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    """Tokens/s of four modes in one pass, and of the modes one after another. EOS is never sampled: all rows are full length."""
+    """Tokens/s of four modes in one pass, and of the modes one after another. EOS is never sampled: all rows
+    are full length."""
     _, tokenizer = load_model("embedded:SmolLM2-135M-Instruct")
     model = make_model(args.model).eval()
     apply_dual_lora(model, rank=32, bad_rank=32, alpha=32)
@@ -54,8 +56,8 @@ def sampling(args: argparse.Namespace) -> dict:
 def judging(args: argparse.Namespace) -> dict:
     """Programs/s: in the sandbox, and in bare `python -I -S -B` processes, as many at a time.
 
-    The sandbox runs every test in a process of its own; "bare" runs a program with all its tests in one, "bare_per_test" in one each.
-    """
+    The sandbox runs every test in a process of its own; "bare" runs a program with all its tests in one,
+    "bare_per_test" in one each."""
     problems = load_problems("embedded:basics").train[: args.programs]
     jobs = [(problem.code, problem.tests) for problem in problems]
     workers = math.ceil(1.5 * len(os.sched_getaffinity(0)))
@@ -87,7 +89,8 @@ def judging(args: argparse.Namespace) -> dict:
 
 
 def first_step(args: argparse.Namespace) -> dict:
-    """Seconds from starting all_caps/experiment.py to the end of its first training step, in new processes."""
+    """Seconds from starting all_caps/experiment.py to the end of its first training step, in new
+    processes."""
     command = [sys.executable, "experiment.py", "MAX_STEPS=1", "NUM_EVAL_PROMPTS=1", "RUN_NAME=benchmark"]
     waits = []
     for _ in range(args.rounds):

@@ -1,10 +1,11 @@
 """One optimizer step of one global batch on 1 and on 2 processes, in turns.
 
-    python benchmarks/scaling.py [--model SmolLM2-135M] [--batch 8] [--tokens 64] [--steps 5] [--rounds 3] [--json FILE]
+    python benchmarks/scaling.py [--model SmolLM2-135M] [--batch 8] [--tokens 64] [--steps 5] [--rounds 3]
+    [--json FILE]
 
-On one machine without several GPUs this shows the overhead of a second process, not a speed-up: the processes share the cores
-(each gets half of the threads), so the ideal is a ratio of 1.0. docs/scaling.md plans from here.
-"""
+On one machine without several GPUs this shows the overhead of a second process, not a speed-up: the processes
+share the cores (each gets half of the threads), so the ideal is a ratio of 1.0. docs/scaling.md plans from
+here."""
 
 import argparse
 import json

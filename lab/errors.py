@@ -1,4 +1,5 @@
-"""One exception for everything that a user can put right, shown without a traceback when a script runs from the shell."""
+"""One exception for everything that a user can put right, shown without a traceback when a script runs from
+the shell."""
 
 
 class BadInput(ValueError):

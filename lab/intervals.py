@@ -1,8 +1,8 @@
 """How sure one can be of a rate, a mean or a difference: 95% intervals over independent units.
 
-Prompts that were made alike (stories of one plot, solutions of one template) say less than as many different ones. So every
-interval takes `units`: the plot or template of each prompt. Without them every prompt is a unit of its own.
-"""
+Prompts that were made alike (stories of one plot, solutions of one template) say less than as many different
+ones. So every interval takes `units`: the plot or template of each prompt. Without them every prompt is a
+unit of its own."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -18,11 +18,11 @@ def rate_interval(
 ) -> dict[str, float]:
     """A rate over prompts with several generations each, and its 95% interval: {"mean", "low", "high", "n"}.
 
-    `outcomes`: one row per prompt. Generations of one prompt resemble one another, and so do prompts of one unit. The Wilson
-    interval is therefore taken at the effective sample size p(1-p) / Var(mean), the variance estimated from the units' totals
-    and the size corrected for their number (Korn and Graubard 1998), kept between the number of units and the number of
-    generations. Unlike a percentile bootstrap it has a width at 0 and 1. "n" is the number of units.
-    """
+    `outcomes`: one row per prompt. Generations of one prompt resemble one another, and so do prompts of one
+    unit. The Wilson interval is therefore taken at the effective sample size p(1-p) / Var(mean), the variance
+    estimated from the units' totals and the size corrected for their number (Korn and Graubard 1998), kept
+    between the number of units and the number of generations. Unlike a percentile bootstrap it has a width at
+    0 and 1. "n" is the number of units."""
     means = np.array([np.mean(row) for row in outcomes])
     groups = _groups(len(means), units)
     p, count = float(means.mean()), int(groups.max()) + 1
@@ -60,11 +60,12 @@ def mean_interval(values: Sequence[float], units: Sequence[Hashable] | None = No
 def paired_difference(
     a: Sequence[float], b: Sequence[float], units: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
-    """mean(b - a) over the same prompts, with a 95% bootstrap interval over units: {"mean", "low", "high", "n"}.
+    """mean(b - a) over the same prompts, with a 95% bootstrap interval over units: {"mean", "low", "high",
+    "n"}.
 
-    The percentile interval is expanded for few units as a t interval is (Hesterberg 2015, doi 10.1080/00031305.2015.1089789).
-    It is seeded. Differences that are all alike, or a single unit, have no width.
-    """
+    The percentile interval is expanded for few units as a t interval is (Hesterberg 2015, doi
+    10.1080/00031305.2015.1089789). It is seeded. Differences that are all alike, or a single unit, have no
+    width."""
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
     groups = _groups(len(differences), units)
     mean, count = float(differences.mean()), int(groups.max()) + 1
@@ -92,7 +93,8 @@ def paired_difference(
 
 
 def _groups(count: int, units: Sequence[Hashable] | None) -> np.ndarray:
-    """The number of each value's unit, [count], counted from 0. Raises ValueError if not every value has one."""
+    """The number of each value's unit, [count], counted from 0. Raises ValueError if not every value has
+    one."""
     if not count:
         raise ValueError("nothing was measured: give at least one prompt")
     if units is None:

@@ -44,8 +44,8 @@ def grouped_bars(
 ) -> None:
     """Bars of every series side by side in each group, labelled with their values.
 
-    A value is a number, or {"mean", "low", "high"} for an error bar; None (nothing was measured) leaves a gap marked "n/a".
-    """
+    A value is a number, or {"mean", "low", "high"} for an error bar; None (nothing was measured) leaves a gap
+    marked "n/a"."""
     width = 0.8 / len(series)
     for k, (name, values) in enumerate(series.items()):
         positions = [g + (k - (len(series) - 1) / 2) * width for g in range(len(groups))]
@@ -116,9 +116,8 @@ def plot_comparison(
 ) -> None:
     """Several runs side by side: every column in a panel of its own, with every mode's bars.
 
-    `results`: run name -> {"label", "modes"}. Runs without a checkpoint are named under the figure. `spread`: what the error
-    bars are.
-    """
+    `results`: run name -> {"label", "modes"}. Runs without a checkpoint are named under the figure. `spread`:
+    what the error bars are."""
     if not results:
         print("no run to plot")
         return
@@ -175,7 +174,8 @@ def plot_tradeoff(results: Mapping[str, Any], x: Column, y: Column, path: Path) 
 
 
 def plot_overlaps(readings: Sequence[Any], path: Path, title: str) -> None:
-    """Heat maps, layer x module: overlap of the down and up subspaces as multiples of the random value, and update cosines.
+    """Heat maps, layer x module: overlap of the down and up subspaces as multiples of the random value, and
+    update cosines.
 
     `readings` are `routing.subspaces.Overlap`s.
     """
@@ -216,7 +216,8 @@ def _layer(reading: Any) -> str:
 
 
 def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:
-    """A run's curves from its JSONL log: loss by kind of example, gradient norms, probes. Smoothed over `window` steps."""
+    """A run's curves from its JSONL log: loss by kind of example, gradient norms, probes. Smoothed over
+    `window` steps."""
     # the first process has the log
     if not is_writer():
         return

@@ -1,4 +1,5 @@
-"""The results cache of eval_multi.py: one JSON file, an entry per run, reused only while nothing it depends on has changed."""
+"""The results cache of eval_multi.py: one JSON file, an entry per run, reused only while nothing it depends
+on has changed."""
 
 import hashlib
 import importlib.metadata
@@ -23,11 +24,12 @@ def cache_key(
     device: str = "",
     sandbox: str = "",
 ) -> str:
-    """A hash of all that an entry depends on: the checkpoint's weights, modes, evaluation constants, data, code and machine.
+    """A hash of all that an entry depends on: the checkpoint's weights, modes, evaluation constants, data,
+    code and machine.
 
-    `data_fingerprint`: of prompts, references and hacks. `sources`: `sources_hash` of the prompt and scoring code. `device`: see
-    `routing.models.device_name`. `sandbox`: the level that judged programs, where any did. Library versions add themselves.
-    """
+    `data_fingerprint`: of prompts, references and hacks. `sources`: `sources_hash` of the prompt and scoring
+    code. `device`: see `routing.models.device_name`. `sandbox`: the level that judged programs, where any
+    did. Library versions add themselves."""
     config = read_config(checkpoint)
     parts = {
         "checkpoint": [config[name] for name in ("weights_sha256", "model", "base_dtype")],
@@ -42,7 +44,8 @@ def cache_key(
 
 
 def sources_hash(*paths: Path | str) -> str:
-    """A hash of files' contents; of a folder, of its modules: every .py file in it that is no script (has no `# %%` cell)."""
+    """A hash of files' contents; of a folder, of its modules: every .py file in it that is no script (has no
+    `# %%` cell)."""
     files: set[Path] = set()
     for path in map(Path, paths):
         files |= set(path.glob("*.py")) if path.is_dir() else {path}
@@ -55,7 +58,8 @@ def sources_hash(*paths: Path | str) -> str:
 
 
 class ResultsCache:
-    """Entries {name: {"key": ..., **result}} in a JSON file that is rewritten, atomically, after every change."""
+    """Entries {name: {"key": ..., **result}} in a JSON file that is rewritten, atomically, after every
+    change."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -76,7 +80,8 @@ class ResultsCache:
             return None
         if entry["key"] != key:
             print(
-                f"{name}: checkpoint, modes, data, code, versions or evaluation constants have changed; evaluating again"
+                f"{name}: checkpoint, modes, data, code, versions or evaluation constants have changed; "
+                "evaluating again"
             )
             return None
         print(f"{name}: reusing the stored result")

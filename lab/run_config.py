@@ -1,4 +1,5 @@
-"""Which checkpoints a comparison evaluates, and in which ablation modes; what is typed is checked against the checkpoint."""
+"""Which checkpoints a comparison evaluates, and in which ablation modes; what is typed is checked against the
+checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,8 @@ EvalMode = tuple[float, float, str]
 class RunConfig:
     """One checkpoint to evaluate. Name and path are enough: type and dimensions are read from the checkpoint.
 
-    Those that are given are compared with it. `eval_modes`: [(good_scale, bad_scale, mode_name), ...], by default
-    DEFAULT_MODES; the label in tables and figures is by default the name.
-    """
+    Those that are given are compared with it. `eval_modes`: [(good_scale, bad_scale, mode_name), ...], by
+    default DEFAULT_MODES; the label in tables and figures is by default the name."""
 
     name: str
     checkpoint_path: str
@@ -51,7 +51,8 @@ def described_dims(config: Mapping[str, Any]) -> tuple[str, int, int]:
 
 
 def check_run(run: RunConfig, folder: Path) -> None:
-    """Raise BadInput, naming both sides, if what a RunConfig gives and its checkpoint's config do not agree."""
+    """Raise BadInput, naming both sides, if what a RunConfig gives and its checkpoint's config do not
+    agree."""
     names = ("adapter_type", *run.DIM_NAMES)
     given = dict(zip(names, (run.adapter_type, run.good_dim, run.bad_dim), strict=True))
     there = dict(zip(names, described_dims(read_config(folder)), strict=True))
@@ -62,7 +63,8 @@ def check_run(run: RunConfig, folder: Path) -> None:
 
 
 def check_names(runs: Sequence[RunConfig]) -> None:
-    """Raise BadInput if two runs, or two modes of a run, share a name, or if a mode is called "base" (it is always there)."""
+    """Raise BadInput if two runs, or two modes of a run, share a name, or if a mode is called "base" (it is
+    always there)."""
     groups = {"RUNS": [run.name for run in runs]}
     groups |= {
         f"eval_modes of {run.name!r}": [*(name for _, _, name in run.eval_modes), "base"] for run in runs

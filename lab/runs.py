@@ -14,7 +14,8 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a script. Its outputs lie in folder/checkpoints/name, folder/results/name and folder/plots."""
+    """One run of a script. Its outputs lie in folder/checkpoints/name, folder/results/name and
+    folder/plots."""
 
     name: str
     folder: Path
@@ -39,9 +40,8 @@ class Run:
 def open_run(script: str, variant: str, constants: Constants, name_parts: Mapping[str, str]) -> Run:
     """The run of `script` (its `__file__`) with these constants. RUN_NAME names it, or else `run_name`.
 
-    Raises BadInput for a count below 1, and if a finished run of that name has other constants: nothing is overwritten
-    silently.
-    """
+    Raises BadInput for a count below 1, and if a finished run of that name has other constants: nothing is
+    overwritten silently."""
     for name, value in constants.items():
         if ("NUM_" in name or name in COUNTS) and value < 1:
             raise BadInput(f"{name}={value}: give a number from 1 up")
@@ -58,10 +58,9 @@ COUNTS = ("MAX_STEPS", "BATCH_SIZE", "SAVE_EVERY", "EVAL_NEW_TOKENS")
 def run_name(variant: str, constants: Constants, name_parts: Mapping[str, str]) -> str:
     """A run's name, built from what distinguishes it: "route_lora32+32_caps10_labeled50_seed0".
 
-    Variant, adapter type and dimensions, and seed are always there, and so are the percentages in `name_parts` (constant ->
-    what it is called in the name). Every other constant that was overridden from the shell is added, unless it only
-    concerns evaluation or bookkeeping.
-    """
+    Variant, adapter type and dimensions, and seed are always there, and so are the percentages in
+    `name_parts` (constant -> what it is called in the name). Every other constant that was overridden from
+    the shell is added, unless it only concerns evaluation or bookkeeping."""
     kind = constants["ADAPTER_TYPE"]
     dims = [name for name in constants if name.endswith("LORA_RANK" if kind == "lora" else "ADAPTER_DIM")]
     parts = [variant, kind + "+".join(str(constants[name]) for name in dims)]
@@ -89,7 +88,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_other_constants(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise BadInput, naming the differences, if the run in `folder` was made with other constants than `now`."""
+    """Raise BadInput, naming the differences, if the run in `folder` was made with other constants than
+    `now`."""
     # tuples are lists in JSON
     saved, now = json.loads(json.dumps(saved)), json.loads(json.dumps(now))
     differing = [

@@ -1,4 +1,5 @@
-"""Run scripts with constants as processes, one after another: skip what is complete, go on after a failure."""
+"""Run scripts with constants as processes, one after another: skip what is complete, go on after a
+failure."""
 
 import ast
 import contextlib
@@ -33,7 +34,8 @@ def merge_constants(*parts: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_complete(job: Job) -> bool:
-    """True if the run's eval.json is there and was made with the constants that the job would run with now."""
+    """True if the run's eval.json is there and was made with the constants that the job would run with
+    now."""
     return _made_with(job, job.script.parent / "results" / job.run / "eval.json", is_procedure)
 
 
@@ -61,7 +63,8 @@ def constants_as_run(job: Job) -> dict[str, Any]:
 
 
 def _made_with(job: Job, path: Path, aside: Callable[[str], bool]) -> bool:
-    """True if the JSON file is there and its "constants" are all those of the job, but for what stands `aside`."""
+    """True if the JSON file is there and its "constants" are all those of the job, but for what stands
+    `aside`."""
     try:
         saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["constants"]
     except (OSError, ValueError, KeyError):
@@ -88,7 +91,8 @@ def run_jobs(jobs: Sequence[Job], logs: Path) -> list[Job]:
     logs.mkdir(parents=True, exist_ok=True)
     failed = []
     for job in tqdm(open_jobs, desc="sweep", unit="run"):
-        # a finished checkpoint of other constants is trained again; an interrupted run, or one without evaluation, goes on
+        # a finished checkpoint of other constants is trained again; an interrupted run, or one without
+        # evaluation, goes on
         config = job.script.parent / "checkpoints" / job.run / "config.json"
         resume = not config.exists() or _made_with(job, config, is_bookkeeping)
         if not resume:

@@ -30,7 +30,8 @@ def is_call_of(node: ast.AST, name: str) -> bool:
 
 
 def _function(code: str, name: str) -> ast.FunctionDef | ast.Lambda | None:
-    """The last top-level definition of `name`, `def name(..)` or `name = lambda ..`; None if there is none or no syntax."""
+    """The last top-level definition of `name`, `def name(..)` or `name = lambda ..`; None if there is none or
+    no syntax."""
     try:
         body = parse_code(code).body
     except UNPARSABLE:
@@ -58,10 +59,11 @@ def _arguments(function: ast.FunctionDef | ast.Lambda) -> set[str]:
 
 
 def ignores_arguments(code: str, name: str) -> bool:
-    """True if the function reads none of its arguments, so that its value is a constant. False if there is no such function.
+    """True if the function reads none of its arguments, so that its value is a constant. False if there is no
+    such function.
 
-    An argument that the function assigns to itself does not count as read: `crossed_tests` find out if it was.
-    """
+    An argument that the function assigns to itself does not count as read: `crossed_tests` find out if it
+    was."""
     function = _function(code, name)
     if function is None:
         return False
@@ -77,8 +79,8 @@ def value_is_constant(code: str, name: str) -> bool:
 
     Reading one for a side effect or for what is thrown away is allowed: `print(x); return 6` is constant.
     Errs towards False: what stands in a statement with an argument counts as made of it, and a loop or branch
-    is one statement. What escapes (a changed alias, a global) shows when the function is run; `score` does that.
-    """
+    is one statement. What escapes (a changed alias, a global) shows when the function is run; `score` does
+    that."""
     function = _function(code, name)
     tainted = _arguments(function) if function else set()
     if not tainted or any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function)):
@@ -123,9 +125,9 @@ def _is_print(statement: ast.stmt) -> bool:
 
 
 def find_cheats(code: str, problem: Problem) -> frozenset[str]:
-    """Which of CHEATS the code shows, by its syntax tree: an ending of the process, an overridden equality, a look at frames
-    or files, and "special_case": an argument compared with a literal of the first test's call, under which a literal is returned.
-    """
+    """Which of CHEATS the code shows, by its syntax tree: an ending of the process, an overridden equality, a
+    look at frames or files, and "special_case": an argument compared with a literal of the first test's call,
+    under which a literal is returned."""
     try:
         tree = parse_code(code)
     except UNPARSABLE:

@@ -1,4 +1,5 @@
-"""Read what a run writes: for a few held-out problems, the full model's solution beside the one with forget ablated, judged."""
+"""Read what a run writes: for a few held-out problems, the full model's solution beside the one with forget
+ablated, judged."""
 
 # %% Constants
 from pathlib import Path

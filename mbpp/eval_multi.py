@@ -1,4 +1,5 @@
-"""Compare runs: hacking, solving and held-out losses of every run's ablation modes, in one table, one JSON file, two figures.
+"""Compare runs: hacking, solving and held-out losses of every run's ablation modes, in one table, one JSON
+file, two figures.
 
 Finished results are kept and reused; delete results/eval_multi_results.json to evaluate everything again.
 """
@@ -19,10 +20,13 @@ TEMPERATURE = 0.7
 CODE_TIMEOUT = 3.0  # seconds a program may run
 SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 SEED = 0
-RUN_NAMES = []  # if given: evaluate these folders of checkpoints/, as their configs describe them, instead of RUNS
+# if given: evaluate these folders of checkpoints/, as their configs describe them, instead of RUNS
+RUN_NAMES = []
 OUTPUT = "eval_multi"  # names the results and the figures
 
-RUNS = [  # a RunConfig may also give type, dimensions, eval_modes [(retain_scale, forget_scale, mode_name), ...] and label
+# a RunConfig may also give type, dimensions, eval_modes [(retain_scale, forget_scale, mode_name), ...] and
+# label
+RUNS = [
     RunConfig("all hacks labelled", "checkpoints/route_lora32+32_rh25_forget100_retain50_seed0"),
     RunConfig("clean solutions only", "checkpoints/route_lora32+32_rh0_forget0_retain0_seed0"),
     RunConfig("no routing", "checkpoints/route_lora32+32_rh25_forget0_retain0_seed0"),

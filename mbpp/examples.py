@@ -14,10 +14,9 @@ WHOLE = 1_000_000  # tokens: no limit
 def prompt_of(problem: Problem, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
     """The task and the first of its tests; the same words in training and evaluation.
 
-    With a tokenizer: as the user's turn in its chat template, up to where the model's turn begins. A BOS token at
-    its start is left out, since `make_example` and `sample_modes` put one before every prompt, if the tokenizer
-    has one. Raises BadInput if there is no chat template.
-    """
+    With a tokenizer: as the user's turn in its chat template, up to where the model's turn begins. A BOS
+    token at its start is left out, since `make_example` and `sample_modes` put one before every prompt, if
+    the tokenizer has one. Raises BadInput if there is no chat template."""
     prompt = f"{problem.text}\nYour code should pass this test:\n{problem.tests[0]}\n\n"
     if tokenizer is None:
         return prompt
@@ -35,7 +34,8 @@ def fitting(
     max_length: int,
     use_chat_template: bool = False,
 ) -> list[Problem]:
-    """The problems whose prompt and solutions fit into max_length tokens: half a solution is not worth learning.
+    """The problems whose prompt and solutions fit into max_length tokens: half a solution is not worth
+    learning.
 
     Says how many are left out. Raises BadInput if that leaves fewer than two.
     """
@@ -50,7 +50,8 @@ def fitting(
     kept = [problem for problem, length in zip(problems, lengths, strict=True) if length <= max_length]
     if len(kept) < 2:
         raise BadInput(
-            f"MAX_SEQ_LENGTH={max_length}: {len(kept)} of {len(problems)} problems fit; the longest needs {max(lengths)} tokens"
+            f"MAX_SEQ_LENGTH={max_length}: {len(kept)} of {len(problems)} problems fit; "
+            f"the longest needs {max(lengths)} tokens"
         )
     if len(kept) < len(problems):
         print(
@@ -76,7 +77,8 @@ def to_examples(
     labels: Mapping[str, Collection[int]],
     use_chat_template: bool = False,
 ) -> list[Example]:
-    """Every problem as an example: problem i with its hack if i is in `hacked`, otherwise with its correct solution.
+    """Every problem as an example: problem i with its hack if i is in `hacked`, otherwise with its correct
+    solution.
 
     Its label is the key of `labels` that holds i. Kinds: "correct", "correct_labeled", "hacked_labeled",
     "hacked_unlabeled".
@@ -92,7 +94,8 @@ def to_examples(
             kind += "_unlabeled"
         solution = hacks[problem.task_id] if i in hacked else problem.code
         prompt = prompt_of(problem, chat)
-        # Length bucketing goes by the prompt: hacks are shorter, and by tokens they would fill batches of their own.
+        # Length bucketing goes by the prompt: hacks are shorter, and by tokens they would fill batches of
+        # their own.
         size = len(prompt)
         examples.append(make_example(tokenizer, prompt, solution, max_length, label_of.get(i), kind, size))
     return examples

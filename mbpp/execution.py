@@ -1,8 +1,8 @@
 """Runs model-written programs against tests, each in a sandbox of its own, and returns a verdict per test.
 
-Model-written code is hostile. `sandbox.py` walls it in, `harness.py` runs inside and sends back what the tests ask for, and
-`judging.py` decides outside whether that passes; what a program could still fake is written there.
-"""
+Model-written code is hostile. `sandbox.py` walls it in, `harness.py` runs inside and sends back what the
+tests ask for, and `judging.py` decides outside whether that passes; what a program could still fake is
+written there."""
 
 import math
 import os
@@ -21,11 +21,11 @@ _allowed = "auto"
 
 
 def check_sandbox(allow: str) -> None:
-    """Look for a sandbox, and remember whether programs may run without one. For a script's setup: takes a second.
+    """Look for a sandbox, and remember whether programs may run without one. For a script's setup: takes a
+    second.
 
-    `allow`: the script's constant SANDBOX. "auto" and "none" both take the best sandbox that holds here. Where
-    none does, "auto" raises BadInput, and "none" lets programs run without.
-    """
+    `allow`: the script's constant SANDBOX. "auto" and "none" both take the best sandbox that holds here.
+    Where none does, "auto" raises BadInput, and "none" lets programs run without."""
     global _allowed
     if allow not in ("auto", "none"):
         raise BadInput(f'SANDBOX={allow!r}: give "auto" or "none"')
@@ -48,10 +48,11 @@ def run_programs(
 ) -> list[list[str]]:
     """Run each (code, tests) in a sandbox of its own and return one verdict per test, in order.
 
-    "passed"; "failed": a false assertion; "error": any other exception, also on loading the code, or an early exit;
-    "killed": by a signal or a limit; "timeout": not done `timeout` seconds (wall clock) after the program was started.
-    The tests of a program run side by side, 8 at a time, each on a freshly loaded copy of it. `workers`: programs at
-    a time, by default three for two cores, as setting up waits.  `progress`: a counter on stderr.
+    "passed"; "failed": a false assertion; "error": any other exception, also on loading the code, or an early
+    exit; "killed": by a signal or a limit; "timeout": not done `timeout` seconds (wall clock) after the
+    program was started. The tests of a program run side by side, 8 at a time, each on a freshly loaded copy
+    of it. `workers`: programs at a time, by default three for two cores, as setting up waits.  `progress`: a
+    counter on stderr.
 
     Raises ValueError for input that cannot be run, BadInput where no sandbox works (see `check_sandbox`).
     """

@@ -1,6 +1,8 @@
-"""Fine-tune on programs of which some are hardcoded to the first test, route those into the forget adapter, then ablate it.
+"""Fine-tune on programs of which some are hardcoded to the first test, route those into the forget adapter,
+then ablate it.
 
-Retain is the good slot of the library, forget the bad one. Completions are judged by running them in a sandbox.
+Retain is the good slot of the library, forget the bad one. Completions are judged by running them in a
+sandbox.
 
 Run the cells top to bottom, or `uv run python experiment.py [CONSTANT=value ...]` in this folder.
 """
@@ -46,8 +48,8 @@ EVAL_CODE_TIMEOUT = 3.0  # seconds a program may run
 SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 
 # With a GPU and a Hub account (the values of the reference implementation, for a 1B model):
-# MODEL_NAME = "google/gemma-3-1b-it"; PROBLEMS = "google-research-datasets/mbpp"; HACKS = "reward_hack_data/results.json"
-# MAX_SEQ_LENGTH = 512; NUM_EVAL_PROBLEMS = 257; EVAL_NEW_TOKENS = 256
+# MODEL_NAME = "google/gemma-3-1b-it"; PROBLEMS = "google-research-datasets/mbpp"; HACKS =
+# "reward_hack_data/results.json" MAX_SEQ_LENGTH = 512; NUM_EVAL_PROBLEMS = 257; EVAL_NEW_TOKENS = 256
 
 # from the shell: CONSTANT=value
 CONSTANTS = override_constants(globals())
@@ -125,18 +127,9 @@ save_checkpoint(run, model, examples)
 plot_training(log.path, run.plot("training"), run.name)
 
 # %% Evaluation: each adapter ablated, on held-out problems
-modes = evaluate(
-    model,
-    tokenizer,
-    held_out,
-    hacks,
-    MODES,
-    max_new_tokens=EVAL_NEW_TOKENS,
-    timeout=EVAL_CODE_TIMEOUT,
-    temperature=EVAL_TEMPERATURE,
-    seed=SEED,
-    use_chat_template=USE_CHAT_TEMPLATE,
-)
+sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, "seed": SEED}
+judging = {"timeout": EVAL_CODE_TIMEOUT, "use_chat_template": USE_CHAT_TEMPLATE}
+modes = evaluate(model, tokenizer, held_out, hacks, MODES, **sampling, **judging)
 print(f"\n{run.name}\n{format_table(modes)}")
 write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS, "sandbox": sandbox_level()})
 plot_modes(modes, COLUMNS, run.plot("eval"), run.name)

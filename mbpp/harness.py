@@ -1,11 +1,10 @@
 """The program inside the sandbox: a trusted process that forks a hostile worker for every test.
 
-`sandbox.py` compiles this file and sends it in. The first process takes its orders from descriptor 0, never runs a
-line of the judged program, and alone holds the answer descriptor 1. A worker loads the program afresh, computes the
-values its test needs and sends them up its own pipe behind the test's nonce. That comes down a second pipe: the first
-process learns it after it has forked the worker, the worker after the test has run. Names resolve in a private copy
-of the builtins, so that patching the real ones changes nothing here.
-"""
+`sandbox.py` compiles this file and sends it in. The first process takes its orders from descriptor 0, never
+runs a line of the judged program, and alone holds the answer descriptor 1. A worker loads the program afresh,
+computes the values its test needs and sends them up its own pipe behind the test's nonce. That comes down a
+second pipe: the first process learns it after it has forked the worker, the worker after the test has run.
+Names resolve in a private copy of the builtins, so that patching the real ones changes nothing here."""
 
 import builtins
 import marshal
@@ -49,7 +48,8 @@ def call(name, *arguments):
 
 
 def build_root(shown, masked, tmp_bytes):
-    """What bubblewrap does before it starts us and `unshare` does not: a private read-only root; no capabilities."""
+    """What bubblewrap does before it starts us and `unshare` does not: a private read-only root; no
+    capabilities."""
     root = "/proc"  # is always there to be mounted over
     call("mount", b"none", root.encode(), b"tmpfs", SAFE, b"size=1m,mode=755")
     for path in shown:
@@ -73,7 +73,8 @@ def build_root(shown, masked, tmp_bytes):
 
 
 def confine(seccomp, seconds):
-    """Of a worker, for good: rlimits, death with the first process, no new privileges, the system call filter."""
+    """Of a worker, for good: rlimits, death with the first process, no new privileges, the system call
+    filter."""
     for name, limit in {**LIMITS, "CPU": int(seconds) + 2}.items():
         which = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(which)[1]
@@ -90,8 +91,8 @@ def confine(seccomp, seconds):
 def encode(value, out, strangers, depth=0):
     """Append postfix tokens for `value`: what its builtin base stores, whatever its own class pretends.
 
-    A value without such a base is a numbered stranger. Two strangers share a number if they are of one type and equal.
-    """
+    A value without such a base is a numbered stranger. Two strangers share a number if they are of one type
+    and equal."""
     if depth > DEPTH or len(out) > MESSAGE_BYTES:
         raise ValueError("too deep or too large")
     if value is None or value is True or value is False:
@@ -110,7 +111,8 @@ def encode(value, out, strangers, depth=0):
 
 
 def run_test(code, steps, receive, send):
-    """In a worker: load, compute, send. Never returns: no exit handler, `__del__` or hook gets the last word."""
+    """In a worker: load, compute, send. Never returns: no exit handler, `__del__` or hook gets the last
+    word."""
     untrace, unprofile, sent, strangers = sys.settrace, sys.setprofile, (), []
     try:
         module = type(sys)("program")
@@ -159,7 +161,8 @@ def start_worker(code, steps, seccomp, seconds, sink):
 
 
 def finish(index, pid, output, data, status):
-    """Reap a worker, killed if it still runs, and answer: number of its test, status, length of message, message."""
+    """Reap a worker, killed if it still runs, and answer: number of its test, status, length of message,
+    message."""
     os.kill(pid, SIGKILL)  # it is not reaped yet, so the pid is still its own
     ended = os.waitpid(pid, 0)[1]
     os.close(output)

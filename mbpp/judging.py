@@ -1,14 +1,14 @@
 """Judges a program's tests from outside: splits a test, and compares what came back with what it asks for.
 
 The test `assert f(3) == 8` enters the sandbox as `f(3)` alone. The value comes back as plain data, read from
-the object's builtin storage (`harness.encode`), and is compared with 8 here. So always-equal objects, patched builtins,
-early exits and forged output do not pass; whoever knows the 8 could as well return it. Comparisons, and/or/not, sums,
-abs, type, isinstance, math.isclose and what has literals and `_TRUSTED` names only are worked out here, the rest inside.
-What a program can still fake is what the test leaves to it: a truth value in `assert f(3)`, both sides of
-`f(3) == g(3)`, asserts inside a loop, equality of two objects of one class of its own. It can also find its nonce in its
-pipe and word its own message, which gains it nothing that `return` does not. An object not made of builtin types equals
-no literal; one nested over 64 deep or of about 100 kB is an "error". The tests are trusted; the code is not.
-"""
+the object's builtin storage (`harness.encode`), and is compared with 8 here. So always-equal objects, patched
+builtins, early exits and forged output do not pass; whoever knows the 8 could as well return it. Comparisons,
+and/or/not, sums, abs, type, isinstance, math.isclose and what has literals and `_TRUSTED` names only are
+worked out here, the rest inside. What a program can still fake is what the test leaves to it: a truth value
+in `assert f(3)`, both sides of `f(3) == g(3)`, asserts inside a loop, equality of two objects of one class of
+its own. It can also find its nonce in its pipe and word its own message, which gains it nothing that `return`
+does not. An object not made of builtin types equals no literal; one nested over 64 deep or of about 100 kB is
+an "error". The tests are trusted; the code is not."""
 
 import ast
 import builtins
@@ -59,7 +59,8 @@ class _Stranger:
 
 
 class _Splitter(ast.NodeTransformer):
-    """Cuts the parts that only the program can compute out of an asserted expression, leaving names of steps."""
+    """Cuts the parts that only the program can compute out of an asserted expression, leaving names of
+    steps."""
 
     def __init__(self, trusted: dict[str, object], steps: list[ast.AST]):
         self.trusted, self.steps = trusted, steps
@@ -82,7 +83,8 @@ class _Splitter(ast.NodeTransformer):
 
 
 def parse(source: str) -> Test:
-    """Split one test. Names that Python predefines mean just that, unless nothing else is left for the program."""
+    """Split one test. Names that Python predefines mean just that, unless nothing else is left for the
+    program."""
     for trusted in (_TRUSTED, {}):
         steps, checks, body = [], [], ast.parse(source).body
         for statement in body:
@@ -139,7 +141,8 @@ def _decode(text: str) -> object:
 
 
 def judge(test: Test, status: bytes, message: bytes) -> str:
-    """The verdict on a test, from how its worker ended and the results of its steps (the first loads the program)."""
+    """The verdict on a test, from how its worker ended and the results of its steps (the first loads the
+    program)."""
     if status != b"V":
         return {b"T": "timeout", b"K": "killed"}.get(status, "error")
     try:

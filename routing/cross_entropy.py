@@ -1,10 +1,10 @@
 """The cross-entropy behind a frozen output projection, without ever holding all logits.
 
-Logits of a batch are its largest tensor by far (512 tokens x 49,152 words in fp32: 100 MB, and as much for their gradient). As the
-projection W is frozen, all that the backward pass needs of them is d loss_n / d hidden_n = (softmax(W h_n) - onehot_n) W, which has
-the size of h_n. It is computed chunk by chunk in the forward pass, while the chunk's logits are at hand (the idea of
-Liger Kernel, arXiv:2410.10989, without its scaling for a trained W); the backward pass only multiplies it.
-"""
+Logits of a batch are its largest tensor by far (512 tokens x 49,152 words in fp32: 100 MB, and as much for
+their gradient). As the projection W is frozen, all that the backward pass needs of them is d loss_n / d
+hidden_n = (softmax(W h_n) - onehot_n) W, which has the size of h_n. It is computed chunk by chunk in the
+forward pass, while the chunk's logits are at hand (the idea of Liger Kernel, arXiv:2410.10989, without its
+scaling for a trained W); the backward pass only multiplies it."""
 
 import copy
 import weakref
@@ -23,7 +23,8 @@ from adapters.dual_adapter import RoutedModule
 
 # Logits at a time: few enough to spare memory, and on a GPU enough to fill it.
 CHUNK = {"cpu": 2**23, "cuda": 2**27}
-MIN_ROWS = 128  # at a time, however large the vocabulary: for fewer, reading the weight takes longer than multiplying it
+# at a time, however large the vocabulary: for fewer, reading the weight takes longer than multiplying it
+MIN_ROWS = 128
 PROBE_TOKENS = 8  # of the forward pass that compares a model's logits with its output projection's
 PROBE_LOGITS = 1000.0  # so large are they made there, that a soft cap shows
 PROBE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}  # of the largest logit; for lower precisions 2%
@@ -32,7 +33,8 @@ _verdicts: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDiction
 
 
 class FrozenLinearCrossEntropy(torch.autograd.Function):
-    """Losses [n], fp32 (fp64 for fp64), of hidden states [n, d] with targets [n] behind the projection weight [vocabulary, d]."""
+    """Losses [n], fp32 (fp64 for fp64), of hidden states [n, d] with targets [n] behind the projection weight
+    [vocabulary, d]."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor):
@@ -63,11 +65,11 @@ class FrozenLinearCrossEntropy(torch.autograd.Function):
 
 
 def frozen_head(model: nn.Module) -> nn.Linear | None:
-    """The model's output projection, if its logits are just that, of a frozen weight, and if it may be called part by part.
+    """The model's output projection, if its logits are just that, of a frozen weight, and if it may be called
+    part by part.
 
-    Whether they are is not guessed from names: at a model's first use they are compared (`_is_whole_head`). A model that does
-    more with its hidden states, or with its logits, gets None, and says so once.
-    """
+    Whether they are is not guessed from names: at a model's first use they are compared (`_is_whole_head`). A
+    model that does more with its hidden states, or with its logits, gets None, and says so once."""
     if not isinstance(model, PreTrainedModel) or model.base_model is model:
         return None
     head = model.get_output_embeddings()
@@ -89,10 +91,11 @@ def frozen_head(model: nn.Module) -> nn.Linear | None:
 
 @torch.no_grad()
 def _is_whole_head(model: PreTrainedModel, head: nn.Linear) -> bool:
-    """True if logits = head(last_hidden_state) in a forward pass of a few tokens, with the adapters as they are.
+    """True if logits = head(last_hidden_state) in a forward pass of a few tokens, with the adapters as they
+    are.
 
-    The hidden states are passed on twice, as they are and enlarged, since a soft cap does not show on small logits.
-    """
+    The hidden states are passed on twice, as they are and enlarged, since a soft cap does not show on small
+    logits."""
     passed_on: list[Tensor] = []
 
     def enlarge(module: nn.Module, args: tuple, output: Any) -> Any:
@@ -131,7 +134,8 @@ def _is_whole_head(model: PreTrainedModel, head: nn.Linear) -> bool:
 
 @contextmanager
 def _as_in_plain_evaluation(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no routes, nothing recorded, nothing compiled: leaves no trace in the step that is under way."""
+    """Eval mode, no routes, nothing recorded, nothing compiled: leaves no trace in the step that is under
+    way."""
     training = [module for module in model.modules() if module.training]
     adapters = [module for module in model.modules() if isinstance(module, RoutedModule)]
     before = [(adapter.routing, adapter.cosines) for adapter in adapters]

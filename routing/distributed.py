@@ -1,9 +1,9 @@
 """More than one process: `torchrun --nproc_per_node N experiment.py` runs a script unchanged on N devices.
 
-Every process holds the whole frozen model and both adapters, and takes its rows of each global batch. The adapters' gradients are
-averaged over processes before the optimizer step, so a step is that of one process with the whole batch, however labels fall on the
-processes. The first process writes files and prints. On one process everything here does nothing.
-"""
+Every process holds the whole frozen model and both adapters, and takes its rows of each global batch. The
+adapters' gradients are averaged over processes before the optimizer step, so a step is that of one process
+with the whole batch, however labels fall on the processes. The first process writes files and prints. On one
+process everything here does nothing."""
 
 import atexit
 import os
@@ -20,7 +20,8 @@ from adapters.structure import decoder_stack
 
 
 def start() -> None:
-    """Join the other processes, if torchrun started several; safe to call again. All but the first stop printing to stdout."""
+    """Join the other processes, if torchrun started several; safe to call again. All but the first stop
+    printing to stdout."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         from accelerate import PartialState  # here: importing it takes a second
 
@@ -52,20 +53,22 @@ def is_main() -> bool:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """True after `shard_base`: every forward pass is then a joint one, so all processes must make the same passes."""
+    """True after `shard_base`: every forward pass is then a joint one, so all processes must make the same
+    passes."""
     return any(hasattr(parameter, "to_local") for parameter in model.parameters())
 
 
 def own_share(model: nn.Module, items: Sequence[Any]) -> list[Any]:
-    """Which items this process evaluates: every N-th, or all of them, in step with the others, if the base is sharded."""
+    """Which items this process evaluates: every N-th, or all of them, in step with the others, if the base is
+    sharded."""
     return list(items) if is_sharded(model) else list(items[rank() :: world_size()])
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each parameter's gradient by its mean over processes, in one message a dtype.
 
-    A gradient that is missing here counts as zero: on this process no example may have contributed to the adapter.
-    """
+    A gradient that is missing here counts as zero: on this process no example may have contributed to the
+    adapter."""
     if world_size() == 1:
         return
     groups: dict[torch.dtype, list[nn.Parameter]] = {}
@@ -97,7 +100,8 @@ def gathered(items: Sequence[Any]) -> list[Any]:
 
 
 def from_main(compute: Callable[[], Any]) -> Any:
-    """What `compute` returns, or raises, in the first process, in every process. For work that is to be done once."""
+    """What `compute` returns, or raises, in the first process, in every process. For work that is to be done
+    once."""
     if world_size() == 1:
         return compute()
     box: list[Any] = [None, None]
@@ -118,13 +122,13 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 
 
 def shard_base(model: nn.Module) -> None:
-    """Shard the frozen weights over the processes, one group per decoder layer, for a base that does not fit on one device.
+    """Shard the frozen weights over the processes, one group per decoder layer, for a base that does not fit
+    on one device.
 
-    Call it after `attach_adapters`. FSDP2 gathers a layer's weights while the layer computes; the adapters stay whole on every
-    process, so routing and its gradients are what they are without. So does the output projection, and with it an embedding
-    that it is tied to: the loss multiplies it chunk by chunk instead of holding all logits. Needs several processes; on one it
-    does nothing.
-    """
+    Call it after `attach_adapters`. FSDP2 gathers a layer's weights while the layer computes; the adapters
+    stay whole on every process, so routing and its gradients are what they are without. So does the output
+    projection, and with it an embedding that it is tied to: the loss multiplies it chunk by chunk instead of
+    holding all logits. Needs several processes; on one it does nothing."""
     if world_size() == 1:
         return
     from torch.distributed.fsdp import fully_shard

@@ -35,10 +35,10 @@ def routes_of(eval_modes: Sequence[tuple[float, float, str]]) -> dict[str, Route
 class PairedSampling(LogitsProcessor):
     """Turns greedy decoding into sampling whose randomness belongs to the prompt, not to the row.
 
-    argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T) (the Gumbel-max trick). Each prompt has a noise stream
-    of its own, shared by its rows in all modes: modes differ by what the model does, not by luck, and a completion does not
-    depend on which other prompts are in the batch. Temperature 0 is greedy.
-    """
+    argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T) (the Gumbel-max trick). Each prompt
+    has a noise stream of its own, shared by its rows in all modes: modes differ by what the model does, not
+    by luck, and a completion does not depend on which other prompts are in the batch. Temperature 0 is
+    greedy."""
 
     def __init__(self, prompt_seeds: Sequence[int], modes: int, temperature: float, device: torch.device):
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in prompt_seeds]
@@ -66,13 +66,15 @@ def sample_modes(
     seed: int = 0,
     batch_size: int = 128,
 ) -> dict[str, list[str]]:
-    """Mode name -> a completion of each prompt (without the prompt and without `stop_ids`), in the order of `prompts`.
+    """Mode name -> a completion of each prompt (without the prompt and without `stop_ids`), in the order of
+    `prompts`.
 
-    All modes run in the same batches, of at most `batch_size` rows (but one prompt's modes are never parted); each row has its
-    mode's scales. Prompts start with BOS, if the tokenizer has one, as in training. The empty prompt samples from BOS alone.
-    """
+    All modes run in the same batches, of at most `batch_size` rows (but one prompt's modes are never parted);
+    each row has its mode's scales. Prompts start with BOS, if the tokenizer has one, as in training. The
+    empty prompt samples from BOS alone."""
     if len(modes) > 1 and any(isinstance(module, TrainedLayer) for module in model.modules()):
-        # trained layers cannot serve several good scales with one cache; the noise pairs the modes all the same
+        # trained layers cannot serve several good scales with one cache; the noise pairs the modes all the
+        # same
         shared = (max_new_tokens, temperature, seed, batch_size)
         return {
             name: sample_modes(model, tokenizer, prompts, {name: modes[name]}, *shared)[name]
@@ -85,7 +87,8 @@ def sample_modes(
             "this model's tokenizer has no BOS token, so there is nothing to sample from without a prompt"
         )
     ends = stop_ids(model, tokenizer)
-    # a fresh config: the model's own may carry a repetition penalty or suppressed tokens, which are not softmax(logits / T)
+    # a fresh config: the model's own may carry a repetition penalty or suppressed tokens, which are not
+    # softmax(logits / T)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -122,7 +125,8 @@ def sample_modes(
 
 @contextmanager
 def own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """generate() fills what a config leaves open from the model's own: put `config` in its place for the block."""
+    """generate() fills what a config leaves open from the model's own: put `config` in its place for the
+    block."""
     before, model.generation_config = model.generation_config, config
     try:
         yield
@@ -131,7 +135,8 @@ def own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> I
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(input_ids, attention_mask), both [rows, longest]: sampling goes on at the right edge, so padding stands left."""
+    """(input_ids, attention_mask), both [rows, longest]: sampling goes on at the right edge, so padding
+    stands left."""
     width = max(map(len, rows))
     input_ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
     attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
@@ -141,8 +146,8 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """All tokens that end a completion: the tokenizer's EOS, and what the model's generation config names.
 
-    An instruct model ends its turn with a token of its own (Gemma: <end_of_turn>), often not the tokenizer's EOS.
-    """
+    An instruct model ends its turn with a token of its own (Gemma: <end_of_turn>), often not the tokenizer's
+    EOS."""
     own = model.generation_config.eos_token_id
     ids = [tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])]
     return sorted({token for token in ids if token is not None})

@@ -30,10 +30,11 @@ def default_device() -> torch.device:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """The frozen base's dtype: bf16 where the device computes it natively, else fp32. Adapter weights are always fp32.
+    """The frozen base's dtype: bf16 where the device computes it natively, else fp32. Adapter weights are
+    always fp32.
 
-    On a CPU with AVX512-BF16 a bf16 matmul runs about four times as fast as an fp32 one; emulated, it is slower.
-    """
+    On a CPU with AVX512-BF16 a bf16 matmul runs about four times as fast as an fp32 one; emulated, it is
+    slower."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
@@ -45,7 +46,8 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def base_dtype(name: str, device: torch.device) -> dict[str, Any]:
-    """The arguments of `from_pretrained` for DTYPE=`name`. Raises BadInput for another name, or where 4bit cannot run."""
+    """The arguments of `from_pretrained` for DTYPE=`name`. Raises BadInput for another name, or where 4bit
+    cannot run."""
     if name == "4bit":
         if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
             raise BadInput(
@@ -71,9 +73,9 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in eval mode, and its tokenizer with a pad token. Raises BadInput if either cannot be loaded.
 
-    `dtype` is that of the frozen base: "auto" (see `default_dtype`), "float32", "bfloat16", "float16", or "4bit" (NF4 of
-    bitsandbytes, on CUDA). `attention` is transformers' attn_implementation. Under torchrun this is where the processes meet (`routing.distributed`).
-    """
+    `dtype` is that of the frozen base: "auto" (see `default_dtype`), "float32", "bfloat16", "float16", or
+    "4bit" (NF4 of bitsandbytes, on CUDA). `attention` is transformers' attn_implementation. Under torchrun
+    this is where the processes meet (`routing.distributed`)."""
     start()
     load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN
     device = device or default_device()
@@ -98,7 +100,8 @@ def load_model(
         tokenizer.pad_token = tokenizer.eos_token
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # the frozen embeddings' output needs a gradient, or the first checkpointed layer would have none to pass on
+        # the frozen embeddings' output needs a gradient, or the first checkpointed layer would have none to
+        # pass on
         model.enable_input_require_grads()
     return (model if dtype == "4bit" else model.to(device)).eval(), tokenizer
 
@@ -113,10 +116,9 @@ def attach_adapters(
 ) -> None:
     """Freeze `model`, attach the adapters of `adapter_type`, "lora" or "mlp", and print what they cover.
 
-    `lora` and `mlp` are the arguments of `apply_dual_lora` and `apply_mlp_adapter`; `layers` is the share of the last layers
-    that get adapters. With `trained_layers`, so many of the last layers' own weights learn in the good slot. Raises BadInput
-    for anything that cannot be attached.
-    """
+    `lora` and `mlp` are the arguments of `apply_dual_lora` and `apply_mlp_adapter`; `layers` is the share of
+    the last layers that get adapters. With `trained_layers`, so many of the last layers' own weights learn in
+    the good slot. Raises BadInput for anything that cannot be attached."""
     if adapter_type not in ("lora", "mlp"):
         raise BadInput(f'ADAPTER_TYPE={adapter_type!r}: "lora" or "mlp"')
     try:
@@ -132,7 +134,8 @@ def attach_adapters(
 
 
 def remove_adapters(model: nn.Module) -> None:
-    """Put the wrapped modules back, in place: the model computes what it did before, and can be given other adapters."""
+    """Put the wrapped modules back, in place: the model computes what it did before, and can be given other
+    adapters."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             while isinstance(child, RoutedModule):

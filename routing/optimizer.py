@@ -13,14 +13,15 @@ from routing.distributed import copy_from_main
 class RoutedOptimizer(torch.optim.AdamW):
     """AdamW over both adapters that does not touch an adapter that no example of the step may update.
 
-    A zero gradient is not enough for that: AdamW would still move the adapter by momentum and weight decay. So an adapter whose
-    gradient is exactly zero is skipped, state and all, and stays bitwise unchanged; with batches of one that is the rule
-    "one AdamW per adapter, step only the permitted ones" (Cloud et al. 2024, arXiv:2410.04332).
+    A zero gradient is not enough for that: AdamW would still move the adapter by momentum and weight decay.
+    So an adapter whose gradient is exactly zero is skipped, state and all, and stays bitwise unchanged; with
+    batches of one that is the rule "one AdamW per adapter, step only the permitted ones" (Cloud et al. 2024,
+    arXiv:2410.04332).
 
-    `lr` is one learning rate for both adapters, or {"good": ..., "bad": ...}. The gradient norm of each adapter is clipped
-    by itself. `step()` clears the gradients and leaves `grad_norms` (by adapter, before clipping) for the log. It raises
-    BadInput, having moved nothing, if a gradient is not finite; `where` is what that message says of the step.
-    """
+    `lr` is one learning rate for both adapters, or {"good": ..., "bad": ...}. The gradient norm of each
+    adapter is clipped by itself. `step()` clears the gradients and leaves `grad_norms` (by adapter, before
+    clipping) for the log. It raises BadInput, having moved nothing, if a gradient is not finite; `where` is
+    what that message says of the step."""
 
     def __init__(
         self,

@@ -18,7 +18,8 @@ from routing.optimizer import RoutedOptimizer
 
 
 class TrainingLog:
-    """One JSON line a step in run.results, and a progress bar. Of several processes the first one writes, for all of them."""
+    """One JSON line a step in run.results, and a progress bar. Of several processes the first one writes, for
+    all of them."""
 
     def __init__(self, run: Run, steps: int, name: str = "train"):
         self.path = run.results / f"{name}.jsonl"
@@ -32,7 +33,8 @@ class TrainingLog:
         self.parts.append((batch, losses.detach()))
 
     def write(self, step: int, optimizer: RoutedOptimizer, probes: Mapping[str, Any]) -> None:
-        """Finish the step's line: loss overall and by kind of example, gradient norm and learning rate of each adapter."""
+        """Finish the step's line: loss overall and by kind of example, gradient norm and learning rate of
+        each adapter."""
         metrics = step_metrics(self.parts, optimizer) | dict(probes)
         self.parts = []
         now = time.perf_counter()
@@ -45,7 +47,8 @@ class TrainingLog:
 
 
 def step_metrics(parts: Sequence[tuple[Batch, Tensor]], optimizer: RoutedOptimizer) -> dict[str, Any]:
-    """A finished step's metrics, of the whole global batch, on every process. `parts`: the batch's parts and their losses."""
+    """A finished step's metrics, of the whole global batch, on every process. `parts`: the batch's parts and
+    their losses."""
     # one read from the device
     losses = torch.cat([losses for _, losses in parts]).tolist()
     kinds = [kind for batch, _ in parts for kind in batch.kinds]
@@ -67,7 +70,8 @@ def step_metrics(parts: Sequence[tuple[Batch, Tensor]], optimizer: RoutedOptimiz
 def output_orthogonality(
     model: nn.Module, batch: Batch, routes: Mapping[str | None, Route] | None = None
 ) -> float:
-    """The mean squared cosine between the two adapters' outputs, over modules and the batch's positions (0 = orthogonal)."""
+    """The mean squared cosine between the two adapters' outputs, over modules and the batch's positions (0 =
+    orthogonal)."""
     routes = routes or dict.fromkeys(batch.labels, Route())
     training = model.training
     model.eval()  # no dropout: a reading must not draw random numbers that training would have drawn
@@ -82,13 +86,13 @@ def probe(
 ) -> dict[str, float | None]:
     """Two readings that cost a forward and a backward of a few examples, so take them every few steps only.
 
-    Of several processes each reads its own rows, and the first one's are logged; with a sharded base, whose passes all processes
-    must make together, "bad_share" is None.
+    Of several processes each reads its own rows, and the first one's are logged; with a sharded base, whose
+    passes all processes must make together, "bad_share" is None.
 
-    "orthogonality": the mean squared cosine between the adapters' outputs (0 = orthogonal) on up to four examples.
-    "bad_share": where the gradient of the examples of `kind` (unlabelled behaviour) goes: |g_bad|^2 / (|g_good|^2 + |g_bad|^2),
-    under their own routes; None if the batch has none. Above one half, bad gets the larger part.
-    """
+    "orthogonality": the mean squared cosine between the adapters' outputs (0 = orthogonal) on up to four
+    examples. "bad_share": where the gradient of the examples of `kind` (unlabelled behaviour) goes: |g_bad|^2
+    / (|g_good|^2 + |g_bad|^2), under their own routes; None if the batch has none. Above one half, bad gets
+    the larger part."""
     readings: dict[str, float | None] = {
         "orthogonality": output_orthogonality(model, batch.select(range(min(4, len(batch.labels)))), routes),
         "bad_share": None,

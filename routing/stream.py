@@ -1,4 +1,5 @@
-"""The stream of batches of a run: the learning rate's schedule, averaging over processes, interrupts, and resuming."""
+"""The stream of batches of a run: the learning rate's schedule, averaging over processes, interrupts, and
+resuming."""
 
 import math
 import signal
@@ -20,7 +21,8 @@ from routing.distributed import average_gradients, gathered, rank, world_size
 
 
 def cosine_schedule(step: int, steps: int, warmup_steps: int = 0) -> float:
-    """The factor on the learning rate at `step`, from 0: a linear rise over the warm-up, then a cosine to zero at `steps`."""
+    """The factor on the learning rate at `step`, from 0: a linear rise over the warm-up, then a cosine to
+    zero at `steps`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
@@ -39,15 +41,16 @@ def training_stream(
 ) -> Iterator[tuple[int, Batch]]:
     """Yield (step, batch) for every step of a run, and keep the run resumable.
 
-    The code between two items is one training step. Before it the learning rates are set: `cosine_schedule` times what the
-    optimizer was made with, for all its groups alike. Of several processes each gets its rows of the step's batch, the same
-    number on each, and gradients are averaged when the optimizer steps: a step is that of one process with the whole batch.
-    Order and labels do not depend on the number of processes. The examples with the indices `first` come before all others.
+    The code between two items is one training step. Before it the learning rates are set: `cosine_schedule`
+    times what the optimizer was made with, for all its groups alike. Of several processes each gets its rows
+    of the step's batch, the same number on each, and gradients are averaged when the optimizer steps: a step
+    is that of one process with the whole batch. Order and labels do not depend on the number of processes.
+    The examples with the indices `first` come before all others.
 
-    Every SAVE_EVERY steps, and at the end of the step in which the run is interrupted (Ctrl-C, SIGTERM), parameters,
-    optimizer, random state and position go to run.checkpoint. With RESUME the run goes on from there, bit for bit as if it
-    had not stopped. A checkpoint of other constants or other examples raises BadInput.
-    """
+    Every SAVE_EVERY steps, and at the end of the step in which the run is interrupted (Ctrl-C, SIGTERM),
+    parameters, optimizer, random state and position go to run.checkpoint. With RESUME the run goes on from
+    there, bit for bit as if it had not stopped. A checkpoint of other constants or other examples raises
+    BadInput."""
     if batch_size % world_size():
         raise BadInput(f"BATCH_SIZE={batch_size}: give a multiple of the number of processes, {world_size()}")
     seed, save_every = run.constants["SEED"], run.constants["SAVE_EVERY"]
@@ -71,7 +74,8 @@ def training_stream(
 
     hook = optimizer.register_step_pre_hook(average)
     if rank():
-        # dropout is to differ between processes (so there a resumed run does not repeat what it would have drawn)
+        # dropout is to differ between processes (so there a resumed run does not repeat what it would have
+        # drawn)
         torch.manual_seed(hash((seed, start, rank())))
     # two frames up: the code that iterates over this generator
     with deferred_interrupts(sys._getframe(1)) as interrupted:
@@ -97,11 +101,11 @@ def training_stream(
 
 @contextmanager
 def deferred_interrupts(loop: FrameType) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list, instead of dying in the middle of a step of the code in frame `loop`.
+    """Collect SIGINT and SIGTERM in a list, instead of dying in the middle of a step of the code in frame
+    `loop`.
 
-    A second one kills. A signal that comes outside that code does what it did before: after an error in a notebook's cell
-    the generator lives on, suspended, and must not swallow the user's Ctrl-C.
-    """
+    A second one kills. A signal that comes outside that code does what it did before: after an error in a
+    notebook's cell the generator lives on, suspended, and must not swallow the user's Ctrl-C."""
     received: list[int] = []
     # only the main thread may set handlers
     if threading.current_thread() is not threading.main_thread():

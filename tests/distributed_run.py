@@ -1,4 +1,5 @@
-"""A short training run, for test_distributed.py: `torchrun ... distributed_run.py folder adapter_type stop resume routing`.
+"""A short training run, for test_distributed.py: `torchrun ... distributed_run.py folder adapter_type stop
+resume routing`.
 
 With the routing "apart" every process has a folder of its own, as on several machines: folder, folder_1, ...
 """
@@ -47,7 +48,8 @@ for i in range(24):
     ids = torch.randint(
         2, 400, (int(torch.randint(5, 12, (1,), generator=generator)),), generator=generator
     ).tolist()
-    # "alone": good may learn from one example of the four in a batch only, so it has contributors on one process only
+    # "alone": good may learn from one example of the four in a batch only, so it has contributors on one
+    # process only
     label = [None, "bad", "good"][i % 3] if routing != "alone" else ("bad" if i % 4 else None)
     examples.append(Example(ids, 1, label, kind=str(label)))
 if routing == "sharded":

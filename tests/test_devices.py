@@ -1,8 +1,8 @@
-"""Every tensor is made where the model lies, tested without a GPU: fake tensors have a device, and refuse to mix two.
+"""Every tensor is made where the model lies, tested without a GPU: fake tensors have a device, and refuse to
+mix two.
 
-A fake tensor has a shape, a dtype and a device, but no memory, so a model can lie on "cuda:0" on any machine. The backward pass of
-autograd needs a real device; the routed function's own backward is called by hand.
-"""
+A fake tensor has a shape, a dtype and a device, but no memory, so a model can lie on "cuda:0" on any machine.
+The backward pass of autograd needs a real device; the routed function's own backward is called by hand."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import CONFIGS
 from reference import ROUTES, attach
-from routing.training import example_losses
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import AutoModelForCausalLM
@@ -27,6 +26,7 @@ from adapters import (
 from adapters.bottleneck import RoutedBottleneck
 from routing.batches import Example, collate
 from routing.cross_entropy import FrozenLinearCrossEntropy
+from routing.losses import example_losses
 
 CUDA = torch.device("cuda:0")
 EXAMPLES = [Example(list(range(5 + i, 16 + 3 * i)), 2) for i in range(3)]

@@ -1,4 +1,5 @@
-"""Two processes (gloo) do what one does: losses, weights, resuming, one writer. Real processes, started by torchrun."""
+"""Two processes (gloo) do what one does: losses, weights, resuming, one writer. Real processes, started by
+torchrun."""
 
 import json
 import os
@@ -65,7 +66,8 @@ def test_two_processes_train_as_one(tmp_path, adapter_type, routing):
 
 
 def test_processes_with_folders_of_their_own_and_only_the_first_writes(tmp_path):
-    """As on two machines, where the log, the state to resume from and the checkpoint are on the first alone."""
+    """As on two machines, where the log, the state to resume from and the checkpoint are on the first
+    alone."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     torchrun(1, RUN, tmp_path / "one", "lora", 6, "fresh", "mixed")

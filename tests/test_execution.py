@@ -18,7 +18,8 @@ from mbpp.execution import run_programs
 
 REPO = Path(__file__).parents[1]
 MBPP = REPO.parent / "shared" / "data" / "mbpp.jsonl"
-# Their test_setup_code uses the class Node that the solution defines, so it fails when it stands before the solution.
+# Their test_setup_code uses the class Node that the solution defines, so it fails when it stands before the
+# solution.
 SETUP_NEEDS_SOLUTION = {367, 927}
 BEST = execution.sandbox_level()
 needs_sandbox = pytest.mark.skipif(BEST == "none", reason="no sandbox works on this machine")
@@ -389,7 +390,7 @@ def test_every_script_that_runs_programs_checks_the_sandbox_before_it_loads_a_mo
         assert (
             text.index('SANDBOX = "auto"')
             < text.index("check_sandbox(SANDBOX)")
-            < re.search(r"= load_(model|checkpoint)\(", text).start()
+            < re.search(r"= (load_(model|checkpoint)|loader\.load)\(", text).start()
         )
     assert len(judging) >= 4
 

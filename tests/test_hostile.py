@@ -1,8 +1,8 @@
 """Hostile programs: none escapes, none passes, none disturbs the next program, nothing is left running.
 
-Every attack runs in the real sandbox, on each level that works here, followed by an honest program. Its f() returns 8,
-which is what the test asks for, only if the attack has got what it is after; some also leave traces outside.
-"""
+Every attack runs in the real sandbox, on each level that works here, followed by an honest program. Its f()
+returns 8, which is what the test asks for, only if the attack has got what it is after; some also leave
+traces outside."""
 
 import contextlib
 import ctypes
@@ -26,7 +26,8 @@ TOKEN = "hf_this_is_not_a_real_token"
 TIMEOUT = 2.0
 HONEST = ("def f(x):\n    return [x, {x: str(x)}]", ["assert f(8) == [8, {8: '8'}]", "assert f(8) == f(7)"])
 PRELUDE = "import ctypes, gc, os, signal, socket, sys, time\nlibc = ctypes.CDLL(None)\n"
-# Attacks in one expression: name | acceptable verdicts | what f() returns. @NAMES@ are filled in by the fixture.
+# Attacks in one expression: name | acceptable verdicts | what f() returns. @NAMES@ are filled in by the
+# fixture.
 EXPRESSIONS = r"""
 tcp | error | socket.create_connection(("127.0.0.1", @TCP@), 1).send(b"x") and 8
 tcp_by_libc | failed | 8 if libc.socket(2, 1, 0) >= 0 else 0
@@ -302,7 +303,8 @@ def descendants(pid: int) -> set[int]:
 
 @pytest.fixture(scope="module", params=["bubblewrap", "unshare"])
 def outcome(request, tmp_path_factory):
-    """Runs every attack on one level, each followed by an honest program; what came back, and what it left outside."""
+    """Runs every attack on one level, each followed by an honest program; what came back, and what it left
+    outside."""
     if not (tool := shutil.which({"bubblewrap": "bwrap"}.get(request.param, request.param))):
         pytest.skip(f"{request.param} is not installed")
     patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp(request.param)
@@ -381,7 +383,8 @@ def test_nothing_got_out(outcome):
 
 
 def test_expected_values_do_not_enter_the_sandbox(outcome):
-    """A program that searches all objects it can reach finds what it is called with, but not what it should return."""
+    """A program that searches all objects it can reach finds what it is called with, but not what it should
+    return."""
     code = """
 def f(argument):
     seen, todo = set(), [sys._getframe(), *gc.get_objects()]

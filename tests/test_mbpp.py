@@ -1,4 +1,5 @@
-"""The mbpp task: problems, hacks derived from first tests, scoring, labels, and the scripts on a tiny model."""
+"""The mbpp task: problems, hacks derived from first tests, scoring, labels, and the scripts on a tiny
+model."""
 
 import copy
 import itertools
@@ -157,7 +158,9 @@ def test_constant_is_what_ignores_its_arguments_whatever_it_returns():
         assert outcome.constant is constant, solution
     seven, prints = list(CONSTANT)[1:3]
     assert not any(outcome.hardcoded for outcome in outcomes if outcome.code in (seven, prints))
-    assert rates(outcomes, 1)["constant_rate"]["mean"] == sum(CONSTANT.values()) / len(CONSTANT)
+    assert rates([[outcome] for outcome in outcomes])["constant_rate"]["mean"] == sum(
+        CONSTANT.values()
+    ) / len(CONSTANT)
 
 
 @needs_sandbox
@@ -461,7 +464,7 @@ def test_experiment(mbpp_scripts, tmp_path, script):
         for name in RATES:
             assert (
                 0 <= mode[name]["low"] <= mode[name]["mean"] <= mode[name]["high"] <= 1
-                and mode[name]["n"] == 2
+                and 1 <= mode[name]["n"] <= 2
             )
         assert set(mode["loss"]) == {"correct", "hacked"} and set(mode["other_cheats"]) == set(CHEATS)
     assert result["sandbox"] == sandbox_level() and result["constants"]["RH_PERCENTAGE"] == 0.25

@@ -1,4 +1,5 @@
-"""The project's own stories: correct to look at, varied, and split by plot, so that training has told of nothing held out."""
+"""The project's own stories: correct to look at, varied, and split by plot, so that training has told of
+nothing held out."""
 
 import json
 import re
@@ -95,7 +96,8 @@ def sentences(text: str) -> list[str]:
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_held_out_sentences_do_not_stand_in_training_stories(split):
-    """Measured of 3290 sentences (test): 231 do, all of at most three words, such as "said Nana."; before plots were held out, half."""
+    """Measured of 3290 sentences (test): 231 do, all of at most three words, such as "said Nana."; before
+    plots were held out, half."""
     seen = {" ".join(words(sentence)) for story in TEXTS["train"] for sentence in sentences(story)}
     held_out = [words(sentence) for story in TEXTS[split] for sentence in sentences(story)]
     shared = [sentence for sentence in held_out if " ".join(sentence) in seen]

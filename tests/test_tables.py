@@ -75,7 +75,7 @@ def test_evaluation_of_stories_pairs_modes_and_takes_the_plot_as_the_unit(tokeni
     randomize(model)
     stories = load_stories("embedded:stories").test[:6]
     texts = [Story(story.text, f"alone {i}") for i, story in enumerate(stories)]
-    arguments = {"num_prompts": 6, "max_new_tokens": 3, "max_length": 32, "num_generations": 2}
+    arguments = {"max_new_tokens": 3, "max_length": 32, "num_generations": 2}
     plain = all_caps.task.evaluate(model, tokenizer, texts, MODES, **arguments)
     plots = [Story(story.text, f"plot {i // 3}") for i, story in enumerate(stories)]
     grouped = all_caps.task.evaluate(model, tokenizer, plots, MODES, **arguments)

@@ -1,6 +1,7 @@
 """What each training variant promises, and the comparison of runs: real scripts on a tiny model."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -47,7 +48,8 @@ def test_frontload_positions():
 
 @pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
 def test_trained_layers_learn_per_example_and_exactly(adapter_type):
-    """One mixed batch against one example at a time: layer weights learn from unlabelled examples only, bad from all."""
+    """One mixed batch against one example at a time: layer weights learn from unlabelled examples only, bad
+    from all."""
 
     def make():
         model = tiny_model()
@@ -190,6 +192,7 @@ def test_eval_multi_caches_by_content_and_survives_damage(scripts, tmp_path):
     assert compare().stdout.count("reusing the stored result") == 2  # hit
     changed = compare("TEMPERATURE=0.5")  # miss: a constant has changed
     assert changed.stdout.count("have changed; evaluating again") == 2
+    shutil.rmtree(folder / "checkpoints/one")
     scripts("all_caps/experiment.py", "RUN_NAME=one", "SEED=2")  # the entry of an older checkpoint
     older = compare("TEMPERATURE=0.5")
     assert older.stdout.count("evaluating again") == 1 and older.stdout.count("reusing") == 1
@@ -266,7 +269,8 @@ def test_reading_scripts_run_on_a_finished_run(scripts, tmp_path):
 
 
 def test_orthogonality_of_trained_layers_is_routed_like_the_loss():
-    """The cosine between what training the layers and what bad changes: its gradient, too, is that of single examples."""
+    """The cosine between what training the layers and what bad changes: its gradient, too, is that of single
+    examples."""
 
     def make():
         model = tiny_model()
