@@ -106,9 +106,7 @@ def odd_batch_is_refused(folder: Path) -> None:
     """Three examples a batch, for two processes."""
     model = tiny_model()
     apply_dual_lora(model, rank=4, bad_rank=3, alpha=4)
-    stream = training_stream(
-        a_run(folder), model, RoutedOptimizer(model, 1e-2), make_examples("mixed"), 3, 6
-    )
+    stream = training_stream(a_run(folder), model, RoutedOptimizer(model, 1e-2), make_examples("mixed"), 3, 6)
     try:
         next(iter(stream))
     except BadInput as error:

@@ -52,6 +52,7 @@ def test_a_contestant_that_cannot_run_says_why(monkeypatch):
     assert "nobody" in result["nobody"]["failed"] and result["ours"]["seconds"]
 
 
+@pytest.mark.slow
 def test_growth(tmp_path):
     result = benchmark(tmp_path, "growth.py", "--model", "tiny", "--axes", "layers")
     assert [point["layers"] for point in result["axes"]["layers"]] == [2, 8, 16, None]
@@ -65,6 +66,7 @@ def test_judging(tmp_path):
     assert {"sandbox", "bare", "bare_per_test", "time_over_bare", "time_over_bare_per_test"} < set(result)
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     result = benchmark(
         tmp_path, "scaling.py", "--model", "tiny", "--batch", "4", "--tokens", "8", "--steps", "1"

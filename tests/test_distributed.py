@@ -12,9 +12,6 @@ import torch
 from conftest import REPO
 from distributed_run import RUNS
 
-# one launch of two processes serves the module, so one worker is to run it
-pytestmark = pytest.mark.xdist_group("distributed")
-
 
 def torchrun(*command, cwd=REPO):
     """Run a command in two processes."""

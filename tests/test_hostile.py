@@ -301,11 +301,7 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-# each level's attacks run once, on one worker
-LEVELS = [pytest.param(level, marks=pytest.mark.xdist_group(level)) for level in ("bubblewrap", "unshare")]
-
-
-@pytest.fixture(scope="module", params=LEVELS)
+@pytest.fixture(scope="module", params=["bubblewrap", "unshare"])
 def outcome(request, tmp_path_factory):
     """Runs every attack on one level, each followed by an honest program; what came back, and what it left
     outside."""

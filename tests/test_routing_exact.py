@@ -120,6 +120,8 @@ def test_with_torch_compile(adapter_type, backend, part):
     torch._dynamo.reset()
     # inductor fuses, and so rounds differently, what Llama computes in fp32: 1e-6
     model = make(adapter_type, "gpt2")
+    # the layers with adapters, and one without, are enough
+    del model.transformer.h[0]
     others = list(reversed(MIXED))
     # The routes are inputs of the compiled graph, not constants in it; and lengths may vary.
     batches = [
