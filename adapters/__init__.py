@@ -1,5 +1,7 @@
-"""Two adapters side by side in a frozen model, and per-example control over which of them learns. Imports
-torch only."""
+"""Two adapters side by side in a frozen model, and per-example control over which of them learns.
+
+Imports torch only.
+"""
 
 from adapters.describe import attach, coverage, describe
 from adapters.dual_lora import DualLoRALinear, apply_dual_lora

@@ -21,8 +21,7 @@ SLOTS = ("good", "bad")
 
 
 class Routing:
-    """Routes as tensors: how much each adapter may learn from, and contributes to, each example (or
-    token)."""
+    """Routes as tensors: how much each adapter learns from, and adds to, each example (or token)."""
 
     def __init__(self, update: Tensor, scale: Tensor):
         self.update = update  # [batch, 1 or tokens, 2], in [0, 1]
@@ -32,8 +31,7 @@ class Routing:
     def columns(
         self, dims: tuple[int, ...], factors: tuple[float, ...], dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """Update, and scale times each adapter's factor, repeated over the columns of adapters of these
-        sizes.
+        """Update, and scale times each adapter's factor, repeated over adapters' columns of these sizes.
 
         Each is [batch, 1 or tokens, r] and of `dtype`. The first module of its kind computes them for all
         others, which saves each of them a dozen tiny operations."""
@@ -71,8 +69,10 @@ def hidden_activations(x: Tensor, down: Tensor, scale: Tensor | None, relu: bool
 
 
 def squared_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The squared cosine between [..., d] vectors: [...], in fp32 (fp64 for fp64); 0 where one of them is
-    zero."""
+    """The squared cosine between [..., d] vectors: [...].
+
+    In fp32 (fp64 for fp64); 0 where one of them is zero.
+    """
     if a.dtype != torch.float64:
         a, b = a.float(), b.float()
     norms = a.square().sum(-1) * b.square().sum(-1)
@@ -97,14 +97,13 @@ def branch_outputs(used: Tensor, up: Tensor, dims: Sequence[int]) -> list[Tensor
 
 
 class RoutedBottleneck(torch.autograd.Function):
-    """base + (scale * act(x down^T)) up^T, whose backward masks the gradients of down and up per example, and
-    no other.
+    """base + (scale * act(x down^T)) up^T, whose backward masks the gradients of down and up per example.
 
-    Shapes: base [n, d_out] and x [..., d_in] with n positions, of one dtype; scale and update broadcast
-    against [..., r], None stands for 1; weights: each branch's down [r_k, d_in] and up [d_out, r_k], of one
-    dtype, any; the r_k sum to r. With `cosine` there is a second output, the squared cosine [...] between the
-    outputs of the two branches. What is saved for the backward pass is the same with and without, so
-    activation checkpointing may run the layer again without.
+    No other gradient is masked. Shapes: base [n, d_out] and x [..., d_in] with n positions, of one dtype;
+    scale and update broadcast against [..., r], None stands for 1; weights: each branch's down [r_k, d_in]
+    and up [d_out, r_k], of one dtype, any; the r_k sum to r. With `cosine` there is a second output, the
+    squared cosine [...] between the outputs of the two branches. What is saved for the backward pass is the
+    same with and without, so activation checkpointing may run the layer again without.
 
     Base and output are flat because a view that is made in here could not be changed in place by the model.
     """
@@ -171,8 +170,10 @@ def add_branches(
     *weights: Tensor,
     cosine: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """RoutedBottleneck for base [..., d_out] of any shape: the sum [..., d_out], and with `cosine` also the
-    cosines [...]."""
+    """RoutedBottleneck for base [..., d_out] of any shape: the sum [..., d_out].
+
+    With `cosine` also the cosines [...].
+    """
     found = RoutedBottleneck.apply(base.flatten(0, -2), x, scale, update, relu, cosine, *weights)
     if cosine:
         return found[0].view(base.shape), found[1]

@@ -51,8 +51,10 @@ def describe(model: nn.Module) -> dict[str, Any]:
 
 
 def attach(model: nn.Module, description: dict[str, Any]) -> None:
-    """Freeze `model` and give it fresh adapters as described. Raises ValueError for a description that cannot
-    be followed."""
+    """Freeze `model` and give it fresh adapters as described.
+
+    Raises ValueError for a description that cannot be followed.
+    """
     _check(description)
     dims, layers = (description["good_dim"], description["bad_dim"]), description["layers"]
     if description["trained_layers"] > len(decoder_stack(model)):
@@ -71,10 +73,9 @@ def attach(model: nn.Module, description: dict[str, Any]) -> None:
 
 
 def coverage(model: nn.Module) -> str:
-    """What the adapters cover, for people: "LoRA on 91 of 91 projections of layers 17..29", and what of these
-    layers they don't.
+    """What the adapters cover, for people: "LoRA on 91 of 91 projections of layers 17..29".
 
-    Raises ValueError if there are none.
+    It also names what of these layers they don't cover. Raises ValueError if there are none.
     """
     description = describe(model)
     stack, layers = decoder_stack(model), description["layers"]

@@ -1,5 +1,7 @@
-"""What both adapter types share: a frozen module with a good and a bad branch beside it
-(`adapters.bottleneck` has the maths)."""
+"""What both adapter types share: a frozen module with a good and a bad branch beside it.
+
+`adapters.bottleneck` has the maths.
+"""
 
 from dataclasses import dataclass
 
@@ -10,11 +12,11 @@ from adapters.bottleneck import SLOTS, Routing, add_branches, fused, hidden_acti
 
 
 class RoutedModule(nn.Module):
-    """A module with parameters in the slots good and bad, which `routed`, `ablated` and the optimizer know
-    how to treat.
+    """A module with parameters in the slots good and bad, which `routed` and `ablated` know how to treat.
 
-    `good_scale` and `bad_scale` are plain floats: 1.0 = active, 0.0 = ablated, any other value interpolates
-    or extrapolates."""
+    So does the optimizer. `good_scale` and `bad_scale` are plain floats: 1.0 = active, 0.0 = ablated, any
+    other value interpolates or extrapolates.
+    """
 
     def __init__(self):
         super().__init__()
@@ -81,8 +83,10 @@ class DualAdapter(RoutedModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming-initialise the down projections. Each is [dim, d_in], so fan_in is the true input
-        dimension."""
+        """Kaiming-initialise the down projections.
+
+        Each is [dim, d_in], so fan_in is the true input dimension.
+        """
         for slot, dim in zip(SLOTS, self.dims, strict=True):
             if dim:
                 # a = sqrt(5) is nn.Linear's and PEFT's choice for a linear map, a = 0 the one for a ReLU
@@ -96,8 +100,10 @@ class DualAdapter(RoutedModule):
         return f"dims={self.dims}, good_scale={self.good_scale}, bad_scale={self.bad_scale}"
 
     def adapt(self, base: Tensor, x: Tensor) -> Tensor:
-        """The frozen module's output `base` [batch, tokens, d_out] plus both branches of `x` [batch, tokens,
-        d_in]."""
+        """The frozen module's output `base` [batch, tokens, d_out] plus both branches of `x`.
+
+        `x` is [batch, tokens, d_in].
+        """
         # The base's output decides the dtype: under autocast it is the autocast dtype, which x need not have
         # yet.
         x = x.to(base.dtype)
@@ -158,8 +164,10 @@ class DualAdapter(RoutedModule):
         return self.good_scale * self.gains[0], self.bad_scale * self.gains[1]
 
     def _columns(self, base: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Scale and update mask of each column, in base's dtype, to broadcast against [batch, tokens, r];
-        None: 1 everywhere."""
+        """Scale and update mask of each column, in base's dtype; None: 1 everywhere.
+
+        They broadcast against [batch, tokens, r].
+        """
         factors = self._factors()
         if self.routing is None:
             if factors == (1.0, 1.0):

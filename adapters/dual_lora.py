@@ -42,11 +42,12 @@ def apply_dual_lora(
     dropout: float = 0.0,
     layers: Sequence[int] | float = 0.5,
 ) -> list[DualLoRALinear]:
-    """Freeze `model` and put two LoRAs beside every projection of `layers`: a share of the last ones, or
-    indices.
+    """Freeze `model` and put two LoRAs beside every projection of `layers`.
 
-    Changes the model in place and returns the new modules; `coverage` says what they cover. Raises ValueError
-    if no decoder layers or projections are found, or if the model has adapters already."""
+    `layers`: a share of the last ones, or indices. Changes the model in place and returns the new modules;
+    `coverage` says what they cover. Raises ValueError if no decoder layers or projections are found, or if
+    the model has adapters already.
+    """
     blocks = decoder_layers(model, layers)
     chosen = [place for layer in blocks for place in projections(layer)]
     if not chosen:

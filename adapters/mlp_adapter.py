@@ -38,11 +38,11 @@ class DualMLPAdapter(DualAdapter):
 def apply_mlp_adapter(
     model: nn.Module, adapter_dim: int, bad_adapter_dim: int, layers: Sequence[int] | float = 0.5
 ) -> list[DualMLPAdapter]:
-    """Freeze `model` and put two bottleneck adapters on each MLP's output in `layers`: a share of the last
-    ones, or indices.
+    """Freeze `model` and put two bottleneck adapters on each MLP's output in `layers`.
 
-    Changes the model in place and returns the new modules. Raises ValueError if no decoder layers or no MLP
-    are found, or if the model has adapters already."""
+    `layers`: a share of the last ones, or indices. Changes the model in place and returns the new modules.
+    Raises ValueError if no decoder layers or no MLP are found, or if the model has adapters already.
+    """
     chosen = [(layer, *mlp(layer)) for layer in decoder_layers(model, layers)]
     wrapped = [DualMLPAdapter(module, width, adapter_dim, bad_adapter_dim) for _, _, module, width in chosen]
     model.requires_grad_(False)

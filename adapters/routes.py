@@ -1,5 +1,4 @@
-"""Which adapters each example of a batch updates, and how strongly they contribute: `Route`, `routed`,
-`ablated`."""
+"""`Route`, `routed`, `ablated`: which adapters an example updates, and how strongly they contribute."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,10 +63,9 @@ def set_scales(model: nn.Module, good_scale: float = 1.0, bad_scale: float = 1.0
 
 @contextmanager
 def ablated(model: nn.Module, which: str) -> Iterator[nn.Module]:
-    """Switch the "good", the "bad" or "both" adapters off inside the block; the scales from before come back
-    afterwards.
+    """Switch the "good", the "bad" or "both" adapters off inside the block.
 
-    Raises ValueError for another `which`.
+    The scales from before come back afterwards. Raises ValueError for another `which`.
     """
     if which not in (*SLOTS, "both"):
         raise ValueError(f'ablated: which adapter? "good", "bad" or "both", got {which!r}')

@@ -1,5 +1,7 @@
-"""Finding a transformer's decoder layers, projections and MLPs by what they are made of, not by where a
-family keeps them."""
+"""Finding a transformer's decoder layers, projections and MLPs by what they are made of.
+
+Where a family keeps them does not matter.
+"""
 
 import math
 from collections.abc import Sequence
@@ -22,14 +24,15 @@ def projection_dims(module: nn.Module) -> tuple[int, int]:
 
 
 def is_mixer(module: nn.Module) -> bool:
-    """A state-space mixer (Mamba): it reads its projections' weights itself, past anything that is put beside
-    them."""
+    """A state-space mixer (Mamba).
+
+    It reads its projections' weights itself, past anything that is put beside them.
+    """
     return any(name == "A_log" for name, _ in module.named_parameters(recurse=False))
 
 
 def decoder_stack(model: nn.Module) -> nn.ModuleList:
-    """All decoder layers: the list of blocks with projections in them that holds most of the model's
-    parameters.
+    """All decoder layers: the list of blocks with projections that holds most of the model's parameters.
 
     Blocks of a hybrid may be of several classes. Raises ValueError if there is no such list.
     """
@@ -50,11 +53,11 @@ def _is_stack(blocks: nn.ModuleList) -> bool:
 
 
 def decoder_layers(model: nn.Module, layers: Sequence[int] | float = 0.5) -> list[nn.Module]:
-    """The decoder layers to adapt: those with the given indices, or a share of the last ones (0.5: half, 1.0:
-    all).
+    """The decoder layers to adapt: those with the given indices, or a share of the last ones.
 
-    Raises ValueError if none are found, if an index or share is out of range, or if the model has adapters
-    already."""
+    A share of 0.5 is half, 1.0 is all. Raises ValueError if none are found, if an index or share is out of
+    range, or if the model has adapters already.
+    """
     if any(isinstance(module, RoutedModule) for module in model.modules()):
         raise ValueError("this model already has adapters: load a fresh model, or keep using the ones it has")
     blocks = list(decoder_stack(model))
@@ -72,8 +75,10 @@ def decoder_layers(model: nn.Module, layers: Sequence[int] | float = 0.5) -> lis
 
 
 def projections(layer: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
-    """(parent, attribute name, projection) of every projection in `layer`, but for those of state-space
-    mixers."""
+    """(parent, attribute name, projection) of every projection in `layer`.
+
+    Those of state-space mixers are left out.
+    """
     return [
         (parent, name, child)
         for parent in layer.modules()

@@ -1,5 +1,4 @@
-"""The model's own last layers in the place of the good adapter: trained directly, and routed per example like
-an adapter.
+"""The model's own last layers in the place of the good adapter: trained directly, and routed like one.
 
 A layer f with weights W is replaced by
 
@@ -23,8 +22,10 @@ from adapters.structure import decoder_stack
 
 
 def _to_float32(value: Any) -> Any:
-    """The value with every floating-point tensor in it, also inside tuples and dicts, in fp32 (fp64
-    stays)."""
+    """The value with every floating-point tensor in it in fp32, also inside tuples and dicts.
+
+    fp64 stays.
+    """
     if isinstance(value, Tensor):
         return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
     if isinstance(value, dict):
@@ -37,11 +38,12 @@ def adapters_inside(layer: nn.Module) -> list[RoutedModule]:
 
 
 class _Passes:
-    """The passes of one forward through a trained layer. All of them draw the same random numbers, for
-    dropout.
+    """The passes of one forward through a trained layer.
 
-    Where the model checkpoints activations, each pass is a checkpoint of its own: the layer's own checkpoint
-    would run it again without the weights and scales that it ran with."""
+    All of them draw the same random numbers, for dropout. Where the model checkpoints activations, each pass
+    is a checkpoint of its own: the layer's own checkpoint would run it again without the weights and scales
+    that it ran with.
+    """
 
     def __init__(self, trained: "TrainedLayer", device: torch.device):
         self.layer = trained.layer
@@ -95,11 +97,12 @@ def _set_scales(modules: list[RoutedModule], scales: list[tuple[float, float]]) 
 
 
 class TrainedLayer(RoutedModule):
-    """A decoder layer whose own weights fill the good slot, as fp32 masters; adapters inside it keep their
-    own routing.
+    """A decoder layer whose own weights fill the good slot, as fp32 masters.
 
-    `good_scale` moves the weights between what they were (0.0: training ablated) and what they have become
-    (1.0). Scales that differ within a batch need one pass through the layer for each."""
+    Adapters inside it keep their own routing. `good_scale` moves the weights between what they were (0.0:
+    training ablated) and what they have become (1.0). Scales that differ within a batch need one pass through
+    the layer for each.
+    """
 
     def __init__(self, layer: nn.Module):
         super().__init__()

@@ -1,8 +1,8 @@
-"""Are the good and the bad adapter orthogonal? Principal angles and update cosines of a checkpoint, beside
-random matrices.
+"""Are the good and the bad adapter orthogonal? A checkpoint's principal angles and update cosines.
 
-For MLP adapters also the cosine of the two adapters' outputs on held-out stories (for LoRA as well: it is
-defined for both)."""
+Beside them stand those of random matrices. For MLP adapters also the cosine of the two adapters' outputs on
+held-out stories (for LoRA as well: it is defined for both).
+"""
 
 # %% Constants
 from pathlib import Path

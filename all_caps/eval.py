@@ -1,5 +1,4 @@
-"""Read what a run writes: for a few held-out prefixes, the full model's continuation beside those with an
-adapter ablated."""
+"""Read what a run writes: a few held-out prefixes, continued in full and with an adapter ablated."""
 
 # %% Constants
 from pathlib import Path

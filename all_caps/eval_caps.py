@@ -1,5 +1,7 @@
-"""Sample whole stories from BOS alone, with no prefix that hints at capitals: how often does each mode write
-in capitals?"""
+"""Sample whole stories from BOS alone: how often does each mode write in capitals?
+
+No prefix hints at capitals here.
+"""
 
 # %% Constants
 from pathlib import Path

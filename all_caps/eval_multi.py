@@ -1,7 +1,7 @@
-"""Compare runs: caps rates and held-out losses of every run's ablation modes, in one table, one JSON file and
-one figure.
+"""Compare runs: caps rates and held-out losses of every run's ablation modes.
 
-Finished results are kept and reused; delete results/eval_multi_results.json to evaluate everything again.
+They go into one table, one JSON file and one figure. Finished results are kept and reused; delete
+results/eval_multi_results.json to evaluate everything again.
 """
 
 # %% Constants

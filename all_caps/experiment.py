@@ -1,4 +1,4 @@
-"""Fine-tune on stories of which some are in CAPITALS, route the capitals into the bad adapter, then ablate it.
+"""Fine-tune on stories of which some are in CAPITALS; route these into the bad adapter, then ablate it.
 
 Run the cells top to bottom, or `uv run python experiment.py [CONSTANT=value ...]` in this folder.
 """

@@ -1,6 +1,7 @@
-"""Dispersed: as experiment.py, and some normal stories are labelled "good" and train with the bad adapter ablated.
+"""Dispersed: as experiment.py, and some normal stories are labelled "good".
 
-Run the cells top to bottom, or `uv run python experiment_dispersed.py [CONSTANT=value ...]` in this folder.
+These train with the bad adapter ablated. Run the cells top to bottom, or `uv run python
+experiment_dispersed.py [CONSTANT=value ...]` in this folder.
 """
 
 # %% Constants

@@ -1,6 +1,7 @@
-"""Frontload: as experiment.py, but labelled-bad examples come first: bad knows the behaviour before good does.
+"""Frontload: as experiment.py, but labelled-bad examples come first.
 
-Run the cells top to bottom, or `uv run python experiment_frontload.py [CONSTANT=value ...]` in this folder.
+Bad knows the behaviour before good does. Run the cells top to bottom, or `uv run python
+experiment_frontload.py [CONSTANT=value ...]` in this folder.
 """
 
 # %% Constants

@@ -22,8 +22,10 @@ MOST_CARVED = 1000  # stories of a Hub data set that validation takes from the e
 
 @dataclass(frozen=True)
 class Story:
-    """A story and its plot: the unit that is held out, and that intervals count. Without a plot given it is
-    its own."""
+    """A story and its plot: the unit that is held out, and that intervals count.
+
+    Without a plot given it is its own.
+    """
 
     text: str
     plot: str
@@ -64,8 +66,10 @@ def load_stories(name: str, limit: int | None = None) -> Stories:
 
 
 def read_stories(path: Path) -> list[Story]:
-    """The stories of a JSONL file. Raises BadInput if the file is missing, empty, or a line has no text under
-    "story"."""
+    """The stories of a JSONL file.
+
+    Raises BadInput if the file is missing, empty, or a line has no text under "story".
+    """
     if not path.is_file():
         raise BadInput(f'{path}: no such file; give a .jsonl file with one {{"story": ...}} on each line')
     stories = []
@@ -93,8 +97,10 @@ def _story(text: str, plot: str | None) -> Story:
 
 
 def _split_by_plot(name: str, stories: list[Story]) -> Stories:
-    """The last fifth is test, the fifth before it validation, and plots stay whole: their place is that of
-    their first story."""
+    """The last fifth is test, the fifth before it validation.
+
+    Plots stay whole: their place is that of their first story.
+    """
     sizes: dict[str, int] = {}
     for story in stories:
         sizes[story.plot] = sizes.get(story.plot, 0) + 1
@@ -160,11 +166,12 @@ def to_examples(
     in_caps: Collection[int],
     labels: Mapping[str, Collection[int]],
 ) -> list[Example]:
-    """Every story as an example. Story i is in capitals if i is in `in_caps`; its label is the key of
-    `labels` that holds i.
+    """Every story as an example.
 
-    Kinds: "normal", "normal_labeled", "caps_labeled", "caps_unlabeled". Raises BadInput for a story with two
-    labels, or for an index that no story has."""
+    Story i is in capitals if i is in `in_caps`; its label is the key of `labels` that holds i. Kinds:
+    "normal", "normal_labeled", "caps_labeled", "caps_unlabeled". Raises BadInput for a story with two labels,
+    or for an index that no story has.
+    """
     caps = set(in_caps)
     label_of: dict[int, str] = {}
     for label, indices in labels.items():

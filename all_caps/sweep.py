@@ -1,8 +1,8 @@
-"""Run a grid of experiments, one process after another: conditions x adapter types x seeds; then
-eval_multi.py on all of them.
+"""Run a grid of experiments, conditions x adapter types x seeds, then eval_multi.py on all of them.
 
-Runs that are complete are skipped, so an interrupted sweep goes on where it was; runs that failed are listed
-at the end."""
+The experiments run one process after another. Runs that are complete are skipped, so an interrupted sweep
+goes on where it was; runs that failed are listed at the end.
+"""
 
 # %% Constants
 from pathlib import Path

@@ -1,5 +1,7 @@
-"""The all_caps task: does a model write capitals, with each adapter ablated? Its evaluation, and what is
-shown of it."""
+"""The all_caps task: does a model write capitals, with each adapter ablated?
+
+Its evaluation, and what is shown of it.
+"""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -48,14 +50,14 @@ def evaluate(
     seed: int = 0,
     num_generations: int = 1,
 ) -> dict[str, dict[str, Any]]:
-    """Mode -> {"caps_rate": {"upper_prefix", "normal_prefix"}, "loss": {"normal", "caps"}, "minus_full": the
-    same}, of intervals.
+    """Mode -> {"caps_rate": {...}, "loss": {...}, "minus_full": the same}, of intervals.
 
-    The caps rate is the share of *continuations* of held-out prefixes that are in capitals (see
-    `all_caps.scoring`). The losses are of the same held-out stories, as they are and in capitals. Intervals
-    are 95% ones with the plot as the unit (see `lab.intervals`). Modes share prompts and noise, so
-    "minus_full" holds the paired differences from the mode "full"; full itself has none, nor has any mode
-    where full is not among them."""
+    Under "caps_rate" are "upper_prefix" and "normal_prefix", under "loss" "normal" and "caps". The caps rate
+    is the share of *continuations* of held-out prefixes that are in capitals (see `all_caps.scoring`). The
+    losses are of the same held-out stories, as they are and in capitals. Intervals are 95% ones with the plot
+    as the unit (see `lab.intervals`). Modes share prompts and noise, so "minus_full" holds the paired
+    differences from the mode "full"; full itself has none, nor has any mode where full is not among them.
+    """
     plots = [story.plot for story in stories]
     stories = [story.text for story in stories]
     prefixes = {
@@ -101,8 +103,7 @@ def _shares(rows: Sequence[Sequence[bool]]) -> list[float]:
 def show_samples(
     prompts: Sequence[str], completions: Mapping[str, Sequence[str]], most: int | None = None, every: int = 1
 ) -> list[dict[str, str]]:
-    """Print prompts with each mode's completion; returns all of them as [{"prompt", mode: completion,
-    ...}]."""
+    """Print prompts with each mode's completion; returns them as [{"prompt", mode: completion, ...}]."""
     samples = [
         {"prompt": prompt, **{mode: texts[i] for mode, texts in completions.items()}}
         for i, prompt in enumerate(prompts)

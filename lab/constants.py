@@ -9,16 +9,20 @@ from lab.errors import BadInput
 
 
 def is_bookkeeping(name: str) -> bool:
-    """True for constants that do not change what a run learns: they are not in its name, and a resumed run
-    may change them."""
+    """True for constants that do not change what a run learns.
+
+    They are not in its name, and a resumed run may change them.
+    """
     return name in ("RESUME", "RUN_NAME", "SAVE_EVERY", "PROBE_EVERY") or name.startswith(
         ("EVAL_", "NUM_EVAL_")
     )
 
 
 def constants_of(namespace: dict[str, Any]) -> dict[str, Any]:
-    """The UPPERCASE names of a script that hold plain data: None, bool, int, float, str, and lists or tuples
-    of them."""
+    """The UPPERCASE names of a script that hold plain data.
+
+    That is None, bool, int, float, str, and lists or tuples of them.
+    """
     return {name: value for name, value in namespace.items() if name.isupper() and _is_plain(value)}
 
 
@@ -35,13 +39,13 @@ class Constants(dict[str, Any]):
 
 
 def override_constants(namespace: dict[str, Any], arguments: list[str] | None = None) -> Constants:
-    """Apply `NAME=value` arguments (default: the command line's) to a script's constants, in place: pass
-    `globals()`.
+    """Apply `NAME=value` arguments to a script's constants, in place: pass `globals()`.
 
-    Values are Python literals of the default's type (an int also fits a float; None also fits, and a None
-    default takes anything); for a str the quotes may be left out. Raises BadInput for an unknown name,
-    suggesting the nearest, and for a value of the wrong type. Inside IPython nothing is parsed: there the
-    arguments are the kernel's. Returns all constants."""
+    By default they are those of the command line. Values are Python literals of the default's type (an int
+    also fits a float; None also fits, and a None default takes anything); for a str the quotes may be left
+    out. Raises BadInput for an unknown name, suggesting the nearest, and for a value of the wrong type.
+    Inside IPython nothing is parsed: there the arguments are the kernel's. Returns all constants.
+    """
     if arguments is None and in_ipython():
         arguments = []
     elif arguments is None:
@@ -87,8 +91,10 @@ def in_ipython() -> bool:
 
 
 def show_bad_input_without_traceback() -> None:
-    """From here on an uncaught BadInput prints one message (the exit code stays 1); other exceptions are as
-    before."""
+    """From here on an uncaught BadInput prints one message.
+
+    The exit code stays 1; other exceptions are as before.
+    """
     previous = sys.excepthook
 
     def hook(kind, error, traceback):

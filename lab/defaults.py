@@ -1,5 +1,7 @@
-"""Constants that every experiment has and few change: a script imports them into its first cell, the shell
-overrides them."""
+"""Constants that every experiment has and few change.
+
+A script imports them into its first cell, the shell overrides them.
+"""
 
 # the frozen base's: "auto" (bf16 where the device computes it natively), "float32", "bfloat16", or "4bit"
 # (CUDA)

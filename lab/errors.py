@@ -1,5 +1,7 @@
-"""One exception for everything that a user can put right, shown without a traceback when a script runs from
-the shell."""
+"""One exception for everything that a user can put right.
+
+It is shown without a traceback when a script runs from the shell.
+"""
 
 
 class BadInput(ValueError):

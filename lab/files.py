@@ -17,10 +17,10 @@ def is_writer() -> bool:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` at the end of the block, and vanishes if the
-    block fails.
+    """Yield a temporary path beside `path`; it replaces `path` at the end of the block.
 
-    Of several processes only the first one writes: the others' path is in a folder that goes away.
+    If the block fails it vanishes. Of several processes only the first one writes: the others' path is in a
+    folder that goes away.
     """
     if not is_writer():
         with tempfile.TemporaryDirectory() as elsewhere:

@@ -60,12 +60,12 @@ def mean_interval(values: Sequence[float], units: Sequence[Hashable] | None = No
 def paired_difference(
     a: Sequence[float], b: Sequence[float], units: Sequence[Hashable] | None = None
 ) -> dict[str, float]:
-    """mean(b - a) over the same prompts, with a 95% bootstrap interval over units: {"mean", "low", "high",
-    "n"}.
+    """mean(b - a) over the same prompts, with a 95% bootstrap interval over units.
 
-    The percentile interval is expanded for few units as a t interval is (Hesterberg 2015, doi
-    10.1080/00031305.2015.1089789). It is seeded. Differences that are all alike, or a single unit, have no
-    width."""
+    Returns {"mean", "low", "high", "n"}. The percentile interval is expanded for few units as a t interval is
+    (Hesterberg 2015, doi 10.1080/00031305.2015.1089789). It is seeded. Differences that are all alike, or a
+    single unit, have no width.
+    """
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
     groups = _groups(len(differences), units)
     mean, count = float(differences.mean()), int(groups.max()) + 1
@@ -93,8 +93,10 @@ def paired_difference(
 
 
 def _groups(count: int, units: Sequence[Hashable] | None) -> np.ndarray:
-    """The number of each value's unit, [count], counted from 0. Raises ValueError if not every value has
-    one."""
+    """The number of each value's unit, [count], counted from 0.
+
+    Raises ValueError if not every value has one.
+    """
     if not count:
         raise ValueError("nothing was measured: give at least one prompt")
     if units is None:

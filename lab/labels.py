@@ -14,13 +14,13 @@ def check_percentages(**percentages: float) -> None:
 
 
 def pick(items: Sequence[int], share: float, seed: int, purpose: str) -> list[int]:
-    """round(share * len(items)) of the indices `items`, in a random order that depends on seed and purpose
-    alone.
+    """round(share * len(items)) of the indices `items`, in a random order.
 
-    Nested in two ways: the pick for a smaller share is the beginning of that for a larger one, and every
-    index has a rank of its own, so adding indices to `items` does not reshuffle those that were there. Runs
-    that differ only in a share then differ only in the examples added. `purpose` keeps picks of one run
-    independent."""
+    The order depends on seed and purpose alone. Nested in two ways: the pick for a smaller share is the
+    beginning of that for a larger one, and every index has a rank of its own, so adding indices to `items`
+    does not reshuffle those that were there. Runs that differ only in a share then differ only in the
+    examples added. `purpose` keeps picks of one run independent.
+    """
     check_percentages(**{purpose: share})
     ranked = sorted(items, key=lambda index: random.Random(f"{purpose} {seed} {index}").random())
     return ranked[: round(share * len(ranked))]

@@ -10,8 +10,10 @@ from lab.files import is_writer, write_text
 
 
 class JsonLines:
-    """Appends a line a step. A resumed run drops the lines of steps that it runs again and goes on behind the
-    others."""
+    """Appends a line a step.
+
+    A resumed run drops the lines of steps that it runs again and goes on behind the others.
+    """
 
     def __init__(self, path: Path):
         self.path = path

@@ -174,10 +174,10 @@ def plot_tradeoff(results: Mapping[str, Any], x: Column, y: Column, path: Path) 
 
 
 def plot_overlaps(readings: Sequence[Any], path: Path, title: str) -> None:
-    """Heat maps, layer x module: overlap of the down and up subspaces as multiples of the random value, and
-    update cosines.
+    """Heat maps, layer x module: subspace overlap and update cosines.
 
-    `readings` are `routing.subspaces.Overlap`s.
+    The overlap of the down and up subspaces is given as a multiple of the random value. `readings` are
+    `routing.subspaces.Overlap`s.
     """
     kinds = list(dict.fromkeys(reading.module.rsplit(".", 1)[-1] for reading in readings))
     layers = list(dict.fromkeys(_layer(reading) for reading in readings))
@@ -216,8 +216,10 @@ def _layer(reading: Any) -> str:
 
 
 def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:
-    """A run's curves from its JSONL log: loss by kind of example, gradient norms, probes. Smoothed over
-    `window` steps."""
+    """A run's curves from its JSONL log: loss by kind of example, gradient norms, probes.
+
+    Smoothed over `window` steps.
+    """
     # the first process has the log
     if not is_writer():
         return

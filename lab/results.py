@@ -1,5 +1,7 @@
-"""The results cache of eval_multi.py: one JSON file, an entry per run, reused only while nothing it depends
-on has changed."""
+"""The results cache of eval_multi.py: one JSON file, an entry per run.
+
+An entry is reused only while nothing it depends on has changed.
+"""
 
 import hashlib
 import importlib.metadata
@@ -24,12 +26,13 @@ def cache_key(
     device: str = "",
     sandbox: str = "",
 ) -> str:
-    """A hash of all that an entry depends on: the checkpoint's weights, modes, evaluation constants, data,
-    code and machine.
+    """A hash of all that an entry depends on.
 
-    `data_fingerprint`: of prompts, references and hacks. `sources`: `sources_hash` of the prompt and scoring
-    code. `device`: see `routing.models.device_name`. `sandbox`: the level that judged programs, where any
-    did. Library versions add themselves."""
+    That is the checkpoint's weights, modes, evaluation constants, data, code and machine. `data_fingerprint`:
+    of prompts, references and hacks. `sources`: `sources_hash` of the prompt and scoring code. `device`: see
+    `routing.models.device_name`. `sandbox`: the level that judged programs, where any did. Library versions
+    add themselves.
+    """
     config = read_config(checkpoint)
     parts = {
         "checkpoint": [config[name] for name in ("weights_sha256", "model", "base_dtype")],
@@ -44,8 +47,10 @@ def cache_key(
 
 
 def sources_hash(*paths: Path | str) -> str:
-    """A hash of files' contents; of a folder, of its modules: every .py file in it that is no script (has no
-    `# %%` cell)."""
+    """A hash of files' contents; of a folder, of its modules.
+
+    These are all .py files in it that are no scripts (have no `# %%` cell).
+    """
     files: set[Path] = set()
     for path in map(Path, paths):
         files |= set(path.glob("*.py")) if path.is_dir() else {path}
@@ -58,8 +63,10 @@ def sources_hash(*paths: Path | str) -> str:
 
 
 class ResultsCache:
-    """Entries {name: {"key": ..., **result}} in a JSON file that is rewritten, atomically, after every
-    change."""
+    """Entries {name: {"key": ..., **result}} in a JSON file.
+
+    It is rewritten, atomically, after every change.
+    """
 
     def __init__(self, path: Path):
         self.path = path

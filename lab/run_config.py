@@ -1,5 +1,7 @@
-"""Which checkpoints a comparison evaluates, and in which ablation modes; what is typed is checked against the
-checkpoint."""
+"""Which checkpoints a comparison evaluates, and in which ablation modes.
+
+What is typed is checked against the checkpoint.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,8 +53,7 @@ def described_dims(config: Mapping[str, Any]) -> tuple[str, int, int]:
 
 
 def check_run(run: RunConfig, folder: Path) -> None:
-    """Raise BadInput, naming both sides, if what a RunConfig gives and its checkpoint's config do not
-    agree."""
+    """Raise BadInput, naming both sides, if a RunConfig and its checkpoint's config do not agree."""
     names = ("adapter_type", *run.DIM_NAMES)
     given = dict(zip(names, (run.adapter_type, run.good_dim, run.bad_dim), strict=True))
     there = dict(zip(names, described_dims(read_config(folder)), strict=True))
@@ -63,8 +64,10 @@ def check_run(run: RunConfig, folder: Path) -> None:
 
 
 def check_names(runs: Sequence[RunConfig]) -> None:
-    """Raise BadInput if two runs, or two modes of a run, share a name, or if a mode is called "base" (it is
-    always there)."""
+    """Raise BadInput if two runs, or two modes of a run, share a name.
+
+    No mode may be called "base" either: it is always there.
+    """
     groups = {"RUNS": [run.name for run in runs]}
     groups |= {
         f"eval_modes of {run.name!r}": [*(name for _, _, name in run.eval_modes), "base"] for run in runs

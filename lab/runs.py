@@ -14,8 +14,10 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a script. Its outputs lie in folder/checkpoints/name, folder/results/name and
-    folder/plots."""
+    """One run of a script.
+
+    Its outputs lie in folder/checkpoints/name, folder/results/name and folder/plots.
+    """
 
     name: str
     folder: Path
@@ -88,8 +90,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_other_constants(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise BadInput, naming the differences, if the run in `folder` was made with other constants than
-    `now`."""
+    """Raise BadInput, naming the differences, if the run in `folder` has other constants than `now`."""
     # tuples are lists in JSON
     saved, now = json.loads(json.dumps(saved)), json.loads(json.dumps(now))
     differing = [

@@ -1,5 +1,7 @@
-"""Run scripts with constants as processes, one after another: skip what is complete, go on after a
-failure."""
+"""Run scripts with constants as processes, one after another.
+
+Skips what is complete, goes on after a failure.
+"""
 
 import ast
 import contextlib
@@ -34,8 +36,7 @@ def merge_constants(*parts: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_complete(job: Job) -> bool:
-    """True if the run's eval.json is there and was made with the constants that the job would run with
-    now."""
+    """True if the run's eval.json was made with the constants that the job would run with now."""
     return _made_with(job, job.script.parent / "results" / job.run / "eval.json", is_procedure)
 
 
@@ -63,8 +64,10 @@ def constants_as_run(job: Job) -> dict[str, Any]:
 
 
 def _made_with(job: Job, path: Path, aside: Callable[[str], bool]) -> bool:
-    """True if the JSON file is there and its "constants" are all those of the job, but for what stands
-    `aside`."""
+    """True if the JSON file is there and its "constants" are those of the job.
+
+    What stands `aside` does not count.
+    """
     try:
         saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["constants"]
     except (OSError, ValueError, KeyError):

@@ -41,8 +41,10 @@ def format_cell(value: Mapping[str, float] | None, column: Column, signed: bool 
 
 
 def format_table(results: Mapping[str, Any], columns: Sequence[Column]) -> str:
-    """The results of a run's modes as a table to print; under a mode, where measured, its paired difference
-    from full."""
+    """The results of a run's modes as a table to print.
+
+    Under a mode stands, where measured, its paired difference from full.
+    """
     rows = [("mode", [column.title for column in columns])]
     for mode, result in results.items():
         rows.append((mode, [format_cell(value_at(result, column.path), column) for column in columns]))
@@ -64,12 +66,11 @@ def format_table(results: Mapping[str, Any], columns: Sequence[Column]) -> str:
 def seed_table(
     groups: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[Column]
 ) -> tuple[str, dict[str, Any]]:
-    """A Markdown table and its numbers, {condition: {mode: results}}: the mean over seeds and, in brackets,
-    their range.
+    """A Markdown table and its numbers, {condition: {mode: results}}.
 
-    A range, not an interval: three seeds at a rate of 1.0 would give a t interval without width. Of a single
-    seed the brackets hold the 95% interval over its prompts. The numbers have the shape of a run's results,
-    with the differences from full.
+    The mean over seeds and, in brackets, their range. A range, not an interval: three seeds at a rate of 1.0
+    would give a t interval without width. Of a single seed the brackets hold the 95% interval over its
+    prompts. The numbers have the shape of a run's results, with the differences from full.
 
     `groups`: condition -> one {"modes": results of `evaluate`} per seed.
     """
