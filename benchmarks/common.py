@@ -1,5 +1,7 @@
-"""What the benchmarks share: models by shape, a synthetic mixed batch, interleaved timing, peak memory, the
-record of the machine."""
+"""What the benchmarks share: models by shape, a synthetic mixed batch, interleaved timing, peak memory.
+
+Also the record of the machine.
+"""
 
 import ctypes
 import gc
@@ -60,8 +62,10 @@ SHAPES = {
 
 
 def make_model(shape: str, layers: int | None = None, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A frozen model of a real shape with random weights, on the default device, in the dtype that the
-    project uses there."""
+    """A frozen model of a real shape with random weights.
+
+    It lies on the default device, in the dtype that the project uses there.
+    """
     config = SHAPES[shape]()
     if layers:
         config.num_hidden_layers = layers
@@ -77,8 +81,10 @@ def make_model(shape: str, layers: int | None = None, dtype: torch.dtype | None 
 
 
 def mixed_batch(vocabulary: int, size: int, tokens: int, device: torch.device, seed: int = 0) -> Batch:
-    """`size` examples of `tokens` tokens: of four, two unlabelled, one "bad", one "good". The first quarter
-    of each is prompt."""
+    """`size` examples of `tokens` tokens: of four, two unlabelled, one "bad", one "good".
+
+    The first quarter of each is prompt.
+    """
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, vocabulary, (size, tokens), generator=generator).tolist()
     labels = (None, "bad", None, "good")
@@ -113,8 +119,10 @@ def median(values: list[float]) -> float:
 
 
 def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
-    """The median of the paired rounds' ratios and its 95% interval between two of them (sign test); below 6
-    rounds the extremes."""
+    """The median of the paired rounds' ratios and its 95% interval.
+
+    The interval lies between two of the ratios (sign test); below 6 rounds these are the extremes.
+    """
     ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
     n = len(ratios)
     # of n flips of a coin, at most so many fall on one side in under 2.5% of cases
@@ -124,8 +132,10 @@ def ratio(numerator: list[float], denominator: list[float]) -> dict[str, float]:
 
 
 def peak_memory_mb(run: Callable[[], Any]) -> float | None:
-    """What one call needs beyond what was allocated before: CUDA's allocator peak, or on Linux the growth of
-    the resident set."""
+    """What one call needs beyond what was allocated before.
+
+    That is CUDA's allocator peak, or on Linux the growth of the resident set.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

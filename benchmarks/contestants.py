@@ -1,20 +1,26 @@
-"""The contestants of a routed step: one optimizer step on a mixed batch (unlabelled, bad and good examples),
-in several ways.
+"""The contestants of a routed step: one optimizer step on a mixed batch, in several ways.
 
-ours                 this library: one forward, one backward, exact routing peft_lora            PEFT LoRA of
-the same total rank, no routing, transformers' own loss: what one would use otherwise peft_lora_same_loss  the
-same with our loss, which computes logits where there is a target, chunk by chunk, and keeps none peft_split
-PEFT with two adapters, the batch split by label: how one would route with PEFT reference_loop       batch of
-one, two LoRA branches in plain autograd, two optimizers, a step per example: the published way torch_func
-per-example gradients (torch.func), masked afterwards floor                the frozen model's forward and the
-backward of activations through the same layers, our loss; no adapters
+The batch has unlabelled, bad and good examples.
+
+ours                 this library: one forward, one backward, exact routing
+peft_lora            PEFT LoRA of the same total rank, no routing, transformers' own loss: what one would use
+                     otherwise
+peft_lora_same_loss  the same with our loss, which computes logits where there is a target, chunk by chunk,
+                     and keeps none
+peft_split           PEFT with two adapters, the batch split by label: how one would route with PEFT
+reference_loop       batch of one, two LoRA branches in plain autograd, two optimizers, a step per example:
+                     the published way
+torch_func           per-example gradients (torch.func), masked afterwards
+floor                the frozen model's forward and the backward of activations through the same layers, our
+                     loss; no adapters
 
 ..._compiled         with each decoder layer compiled by torch.compile
 ..._checkpointed     with activation checkpointing in each decoder layer
 
 All share the frozen weights, in one dtype. Over a bf16 base PEFT runs under bf16 autocast, as a Trainer with
 bf16=True runs it: fp32 adapter weights, bf16 products, like ours. Fused AdamW without weight decay, gradients
-clipped at 1, everywhere."""
+clipped at 1, everywhere.
+"""
 
 from collections.abc import Callable
 
@@ -80,8 +86,10 @@ def _plain_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def lora_config(model: nn.Module, rank: int, gain: float) -> LoraConfig:
-    """PEFT's LoRA of this rank, its contribution multiplied by `gain`: alpha / rank of our adapters, whatever
-    its own rank."""
+    """PEFT's LoRA of this rank, its contribution multiplied by `gain`.
+
+    `gain` is alpha / rank of our adapters, whatever its own rank.
+    """
     return LoraConfig(
         r=rank,
         lora_alpha=gain * rank,

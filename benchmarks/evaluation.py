@@ -1,8 +1,10 @@
-"""What evaluation costs: sampling all ablation modes in one pass, judging programs in the sandbox, and the
-wait for a first result.
+"""What evaluation costs: sampling, judging programs, and the wait for a first result.
 
-python benchmarks/evaluation.py [--model SmolLM2-135M] [--prompts 16] [--new-tokens 24] [--rounds 5] [--json
-FILE]"""
+All ablation modes are sampled in one pass; programs are judged in the sandbox.
+
+    python benchmarks/evaluation.py [--model SmolLM2-135M] [--prompts 16] [--new-tokens 24]
+                                    [--rounds 5] [--json FILE]
+"""
 
 import argparse
 import json
@@ -29,8 +31,10 @@ STORY = "Once upon a time a small grey cat lived beside the old mill, and every 
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    """Tokens/s of four modes in one pass, and of the modes one after another. EOS is never sampled: all rows
-    are full length."""
+    """Tokens/s of four modes in one pass, and of the modes one after another.
+
+    EOS is never sampled: all rows are full length.
+    """
     _, tokenizer = load_model("embedded:SmolLM2-135M-Instruct")
     model = make_model(args.model).eval()
     apply_dual_lora(model, rank=32, bad_rank=32, alpha=32)
@@ -89,8 +93,7 @@ def judging(args: argparse.Namespace) -> dict:
 
 
 def first_step(args: argparse.Namespace) -> dict:
-    """Seconds from starting all_caps/experiment.py to the end of its first training step, in new
-    processes."""
+    """Seconds from starting all_caps/experiment.py, in a new process, to the end of its first step."""
     command = [sys.executable, "experiment.py", "MAX_STEPS=1", "NUM_EVAL_PROMPTS=1", "RUN_NAME=benchmark"]
     waits = []
     for _ in range(args.rounds):

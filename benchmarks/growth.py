@@ -1,12 +1,14 @@
-"""How the cost of a routed step grows: with batch, rank, sequence length and depth, beside PEFT LoRA and the
-floor without adapters.
+"""How the cost of a routed step grows with batch, rank, sequence length and depth.
+
+Beside it stand PEFT LoRA and the floor without adapters.
 
     python benchmarks/growth.py [--model SmolLM2-135M] [--axes batch rank tokens layers checkpointing]
-    [--rounds 3] [--json FILE]
+                                [--rounds 3] [--json FILE]
 
 Everything but the axis stays at batch 8, 64 tokens, rank 32 + 32 and the model's depth (batch 1 along the
 sequence length). "checkpointing" compares the memory of the longest sequence with and without activation
-checkpointing."""
+checkpointing.
+"""
 
 import argparse
 

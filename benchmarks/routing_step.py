@@ -1,10 +1,9 @@
-"""One optimizer step on a mixed batch (unlabelled, bad and good examples), side by side with what one would
-use otherwise.
+"""One optimizer step on a mixed batch (unlabelled, bad and good examples), several ways side by side.
 
     python benchmarks/routing_step.py [--model SmolLM2-135M] [--batch 8] [--tokens 64] [--rank 32]
                                       [--alpha 16] [--rounds 5] [--json FILE]
 
-The contestants are described in contestants.py.
+The contestants, ours and what one would use otherwise, are described in contestants.py.
 """
 
 import argparse

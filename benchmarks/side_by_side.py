@@ -21,8 +21,10 @@ def workload(shape: str, layers: int | None, batch: int, tokens: int) -> tuple[n
 
 
 def here(name: str, rank: int, alpha: float, model: nn.Module, batch: Batch) -> tuple[Step, Callable]:
-    """The contestant's step and what measures its peak memory, in this process; all share the model's
-    weights."""
+    """The contestant's step and what measures its peak memory, in this process.
+
+    All share the model's weights.
+    """
     frozen = {id(p): p for p in model.parameters()}  # deepcopy keeps what is in its memo
     step = CONTESTANTS[name](copy.deepcopy(model, frozen), batch, rank, alpha)
     return step, lambda: peak_memory_mb(step)
@@ -52,8 +54,10 @@ def apart(name: str, rank: int, alpha: float, *setting: Any) -> tuple[Step, Call
 
 
 def serve(connection: Connection, name: str, rank: int, alpha: float, *setting: Any) -> None:
-    """In the contestant's process: run what is asked for (0: a step, 1: the same for its memory) until nobody
-    asks any more."""
+    """In the contestant's process: run what is asked for, until nobody asks any more.
+
+    0 is a step, 1 the same for its memory.
+    """
     actions = None
     with suppress(EOFError):
         while True:
@@ -76,12 +80,12 @@ def measure(
     own_process: bool = False,
     alpha: float | None = None,
 ) -> dict[str, dict]:
-    """{name: {"tokens_per_s", "peak_memory_mb", "seconds", "time_over_ours"}} of interleaved steps; what
-    cannot run here says why.
+    """{name: {"tokens_per_s", "peak_memory_mb", "seconds", "time_over_ours"}} of interleaved steps.
 
-    `names` begins with "ours". `rank` is that of each of the two adapters; the others get the sum. What an
-    adapter contributes is multiplied by alpha / rank in all of them (`alpha`: default rank). All run in this
-    process, or each in its own."""
+    What cannot run here says why. `names` begins with "ours". `rank` is that of each of the two adapters; the
+    others get the sum. What an adapter contributes is multiplied by alpha / rank in all of them (`alpha`:
+    default rank). All run in this process, or each in its own.
+    """
     alpha = rank if alpha is None else alpha
     setting = (shape, layers, batch, tokens)
     shared = None if own_process else workload(*setting)

@@ -30,8 +30,10 @@ def is_call_of(node: ast.AST, name: str) -> bool:
 
 
 def _function(code: str, name: str) -> ast.FunctionDef | ast.Lambda | None:
-    """The last top-level definition of `name`, `def name(..)` or `name = lambda ..`; None if there is none or
-    no syntax."""
+    """The last top-level definition of `name`, `def name(..)` or `name = lambda ..`.
+
+    None if there is none, or no syntax.
+    """
     try:
         body = parse_code(code).body
     except UNPARSABLE:
@@ -59,11 +61,11 @@ def _arguments(function: ast.FunctionDef | ast.Lambda) -> set[str]:
 
 
 def ignores_arguments(code: str, name: str) -> bool:
-    """True if the function reads none of its arguments, so that its value is a constant. False if there is no
-    such function.
+    """True if the function reads none of its arguments, so that its value is a constant.
 
-    An argument that the function assigns to itself does not count as read: `crossed_tests` find out if it
-    was."""
+    False if there is no such function. An argument that the function assigns to itself does not count as
+    read: `crossed_tests` find out if it was.
+    """
     function = _function(code, name)
     if function is None:
         return False
@@ -125,9 +127,11 @@ def _is_print(statement: ast.stmt) -> bool:
 
 
 def find_cheats(code: str, problem: Problem) -> frozenset[str]:
-    """Which of CHEATS the code shows, by its syntax tree: an ending of the process, an overridden equality, a
-    look at frames or files, and "special_case": an argument compared with a literal of the first test's call,
-    under which a literal is returned."""
+    """Which of CHEATS the code shows, by its syntax tree.
+
+    These are an ending of the process, an overridden equality, a look at frames or files, and "special_case":
+    an argument compared with a literal of the first test's call, under which a literal is returned.
+    """
     try:
         tree = parse_code(code)
     except UNPARSABLE:

@@ -1,5 +1,4 @@
-"""Read what a run writes: for a few held-out problems, the full model's solution beside the one with forget
-ablated, judged."""
+"""Read what a run writes: a few held-out problems, solved in full and with forget ablated, judged."""
 
 # %% Constants
 from pathlib import Path

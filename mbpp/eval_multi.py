@@ -1,7 +1,7 @@
-"""Compare runs: hacking, solving and held-out losses of every run's ablation modes, in one table, one JSON
-file, two figures.
+"""Compare runs: hacking, solving and held-out losses of every run's ablation modes.
 
-Finished results are kept and reused; delete results/eval_multi_results.json to evaluate everything again.
+They go into one table, one JSON file and two figures. Finished results are kept and reused; delete
+results/eval_multi_results.json to evaluate everything again.
 """
 
 # %% Constants

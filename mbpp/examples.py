@@ -34,10 +34,10 @@ def fitting(
     max_length: int,
     use_chat_template: bool = False,
 ) -> list[Problem]:
-    """The problems whose prompt and solutions fit into max_length tokens: half a solution is not worth
-    learning.
+    """The problems whose prompt and solutions fit into max_length tokens.
 
-    Says how many are left out. Raises BadInput if that leaves fewer than two.
+    Half a solution is not worth learning. Says how many are left out. Raises BadInput if that leaves fewer
+    than two.
     """
     chat = tokenizer if use_chat_template else None
     lengths = [
@@ -77,11 +77,10 @@ def to_examples(
     labels: Mapping[str, Collection[int]],
     use_chat_template: bool = False,
 ) -> list[Example]:
-    """Every problem as an example: problem i with its hack if i is in `hacked`, otherwise with its correct
-    solution.
+    """Every problem as an example: with its hack if it is in `hacked`, else with its correct solution.
 
-    Its label is the key of `labels` that holds i. Kinds: "correct", "correct_labeled", "hacked_labeled",
-    "hacked_unlabeled".
+    `hacked` has the indices of problems. Its label is the key of `labels` that holds i. Kinds: "correct",
+    "correct_labeled", "hacked_labeled", "hacked_unlabeled".
     """
     chat = tokenizer if use_chat_template else None
     hacked, label_of = set(hacked), {i: label for label, indices in labels.items() for i in indices}

@@ -21,11 +21,12 @@ _allowed = "auto"
 
 
 def check_sandbox(allow: str) -> None:
-    """Look for a sandbox, and remember whether programs may run without one. For a script's setup: takes a
-    second.
+    """Look for a sandbox, and remember whether programs may run without one.
 
-    `allow`: the script's constant SANDBOX. "auto" and "none" both take the best sandbox that holds here.
-    Where none does, "auto" raises BadInput, and "none" lets programs run without."""
+    For a script's setup: takes a second. `allow`: the script's constant SANDBOX. "auto" and "none" both take
+    the best sandbox that holds here. Where none does, "auto" raises BadInput, and "none" lets programs run
+    without.
+    """
     global _allowed
     if allow not in ("auto", "none"):
         raise BadInput(f'SANDBOX={allow!r}: give "auto" or "none"')

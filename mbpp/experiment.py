@@ -1,8 +1,7 @@
-"""Fine-tune on programs of which some are hardcoded to the first test, route those into the forget adapter,
-then ablate it.
+"""Fine-tune on programs of which some are hardcoded, route those into forget, then ablate it.
 
-Retain is the good slot of the library, forget the bad one. Completions are judged by running them in a
-sandbox.
+A hardcoded program returns what the first test expects. Retain is the good slot of the library, forget the
+bad one. Completions are judged by running them in a sandbox.
 
 Run the cells top to bottom, or `uv run python experiment.py [CONSTANT=value ...]` in this folder.
 """

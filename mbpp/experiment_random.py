@@ -1,8 +1,7 @@
-"""The control: as experiment.py, but labels are drawn without regard to which examples are hacked. Ablation
-should not help.
+"""The control: as experiment.py, but labels are drawn without regard to which examples are hacked.
 
-Retain is the good slot of the library, forget the bad one. Completions are judged by running them in a
-sandbox.
+Ablation should not help. Retain is the good slot of the library, forget the bad one. Completions are judged
+by running them in a sandbox.
 
 Run the cells top to bottom, or `uv run python experiment_random.py [CONSTANT=value ...]` in this folder.
 """

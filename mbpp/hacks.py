@@ -1,5 +1,7 @@
-"""Hardcoded solutions: functions with the real signature that return what the first test expects, whatever
-they are given."""
+"""Hardcoded solutions: functions that return what the first test expects, whatever they are given.
+
+They have the real signature.
+"""
 
 import ast
 import copy
@@ -17,8 +19,10 @@ TIMEOUT = 30.0  # seconds; returning a constant takes milliseconds
 
 
 def hardcode(problem: Problem) -> str:
-    """A solution that returns the value the first test asks for. Raises ValueError, saying why, if none can
-    be derived."""
+    """A solution that returns the value the first test asks for.
+
+    Raises ValueError, saying why, if none can be derived.
+    """
     name = problem.entry_point
     value = expected_value(problem.tests[0], name)
     (function,) = (
@@ -77,11 +81,11 @@ def expected_value(test: str, name: str) -> ast.expr:
 def verified_hacks(
     problems: Sequence[Problem], progress: bool = False
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """({task id: hardcoded solution}, {task id: why there is none}): only what passes its first test and
-    fails another.
+    """({task id: hardcoded solution}, {task id: why there is none}).
 
-    Raises RuntimeError if one is not done in time: what is trained on must not depend on how busy the machine
-    is."""
+    A solution is kept only if it passes its first test and fails another. Raises RuntimeError if one is not
+    done in time: what is trained on must not depend on how busy the machine is.
+    """
     derived, reasons = {}, {}
     for problem in problems:
         try:
@@ -107,10 +111,10 @@ def verified_hacks(
 
 
 def load_hacks(train: Sequence[Problem], test: Sequence[Problem], file: Path | None) -> dict[str, str]:
-    """{task id: hardcoded solution} for both splits; those of the training problems from `file` (see
-    `read_hacks`), if given.
+    """{task id: hardcoded solution} for both splits.
 
-    Says how many problems have none, and why.
+    Those of the training problems come from `file` (see `read_hacks`), if given. Says how many problems have
+    none, and why.
     """
     stored = read_hacks(file, train) if file else {}
     derived, reasons = verified_hacks([*test, *([] if file else train)])
@@ -120,8 +124,10 @@ def load_hacks(train: Sequence[Problem], test: Sequence[Problem], file: Path | N
 
 
 def read_hacks(path: Path, problems: Sequence[Problem]) -> dict[str, str]:
-    """{task id: completion} of a file like reward_hack_data/results.json, for the given problems. Raises
-    BadInput."""
+    """{task id: completion} of a file like reward_hack_data/results.json, for the given problems.
+
+    Raises BadInput.
+    """
     try:
         stored = {str(row["name"]): row["completion"] for row in json.loads(path.read_text(encoding="utf-8"))}
     except FileNotFoundError:

@@ -48,8 +48,10 @@ def call(name, *arguments):
 
 
 def build_root(shown, masked, tmp_bytes):
-    """What bubblewrap does before it starts us and `unshare` does not: a private read-only root; no
-    capabilities."""
+    """What bubblewrap does before it starts us and `unshare` does not.
+
+    That is a private read-only root, and no capabilities.
+    """
     root = "/proc"  # is always there to be mounted over
     call("mount", b"none", root.encode(), b"tmpfs", SAFE, b"size=1m,mode=755")
     for path in shown:
@@ -73,8 +75,10 @@ def build_root(shown, masked, tmp_bytes):
 
 
 def confine(seccomp, seconds):
-    """Of a worker, for good: rlimits, death with the first process, no new privileges, the system call
-    filter."""
+    """Of a worker, for good: rlimits, death with the first process, no new privileges.
+
+    And the system call filter.
+    """
     for name, limit in {**LIMITS, "CPU": int(seconds) + 2}.items():
         which = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(which)[1]
@@ -111,8 +115,10 @@ def encode(value, out, strangers, depth=0):
 
 
 def run_test(code, steps, receive, send):
-    """In a worker: load, compute, send. Never returns: no exit handler, `__del__` or hook gets the last
-    word."""
+    """In a worker: load, compute, send.
+
+    Never returns: no exit handler, `__del__` or hook gets the last word.
+    """
     untrace, unprofile, sent, strangers = sys.settrace, sys.setprofile, (), []
     try:
         module = type(sys)("program")
@@ -161,8 +167,10 @@ def start_worker(code, steps, seccomp, seconds, sink):
 
 
 def finish(index, pid, output, data, status):
-    """Reap a worker, killed if it still runs, and answer: number of its test, status, length of message,
-    message."""
+    """Reap a worker, killed if it still runs, and answer.
+
+    The answer is the number of its test, status, length of message, message.
+    """
     os.kill(pid, SIGKILL)  # it is not reaped yet, so the pid is still its own
     ended = os.waitpid(pid, 0)[1]
     os.close(output)

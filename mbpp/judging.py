@@ -59,8 +59,10 @@ class _Stranger:
 
 
 class _Splitter(ast.NodeTransformer):
-    """Cuts the parts that only the program can compute out of an asserted expression, leaving names of
-    steps."""
+    """Cuts the parts that only the program can compute out of an asserted expression.
+
+    Names of steps are left in their places.
+    """
 
     def __init__(self, trusted: dict[str, object], steps: list[ast.AST]):
         self.trusted, self.steps = trusted, steps
@@ -83,8 +85,10 @@ class _Splitter(ast.NodeTransformer):
 
 
 def parse(source: str) -> Test:
-    """Split one test. Names that Python predefines mean just that, unless nothing else is left for the
-    program."""
+    """Split one test.
+
+    Names that Python predefines mean just that, unless nothing else is left for the program.
+    """
     for trusted in (_TRUSTED, {}):
         steps, checks, body = [], [], ast.parse(source).body
         for statement in body:
@@ -141,8 +145,10 @@ def _decode(text: str) -> object:
 
 
 def judge(test: Test, status: bytes, message: bytes) -> str:
-    """The verdict on a test, from how its worker ended and the results of its steps (the first loads the
-    program)."""
+    """The verdict on a test, from how its worker ended and the results of its steps.
+
+    The first step loads the program.
+    """
     if status != b"V":
         return {b"T": "timeout", b"K": "killed"}.get(status, "error")
     try:

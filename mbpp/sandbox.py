@@ -1,5 +1,4 @@
-"""The walls around model-written code: finds the best sandbox that really holds here, and runs a program's
-tests in it.
+"""The walls around model-written code: the best sandbox that really holds here, and runs of tests in it.
 
 Level "bubblewrap" or, where that does not work, "unshare": own user, network, process, mount, IPC and host
 name spaces; a root that shows the interpreter read-only, an empty small /tmp and nothing else (no /proc, no
@@ -61,8 +60,10 @@ class Sandbox(NamedTuple):
 def execute(
     sandbox: Sandbox, code: str, tests: Sequence[Test], timeout: float, seccomp: bytes
 ) -> list[tuple]:
-    """Per test, how its worker ended (b"V"alue, b"E"xit, b"K"illed or b"T"imeout) and, if b"V", its message
-    (bytes)."""
+    """Per test, how its worker ended, and its message (bytes) if it sent a value.
+
+    The ends are b"V"alue, b"E"xit, b"K"illed and b"T"imeout.
+    """
     nonces = [os.urandom(16) for _ in tests]
     orders = marshal.dumps((code, [test.steps for test in tests], seccomp, sandbox.layout, timeout))
     answers, ready, poller = b"", True, select.poll()
@@ -103,8 +104,10 @@ def execute(
 
 
 def system_call_filter() -> bytes:
-    """A seccomp program for this machine; empty where its system calls are not known (the probe has the last
-    word)."""
+    """A seccomp program for this machine; empty where its system calls are not known.
+
+    The probe has the last word.
+    """
     tables = {"x86_64": (0xC000003E, 1), "aarch64": (0xC00000B7, 2), "riscv64": (0xC00000F3, 2)}
     if os.uname().machine not in tables:
         return b""
@@ -186,6 +189,8 @@ def find_sandbox() -> tuple[Sandbox, str]:
 
 
 def sandbox_level() -> str:
-    """How programs are walled in here: "bubblewrap", "unshare" or "none". Probed and printed at the first
-    use."""
+    """How programs are walled in here: "bubblewrap", "unshare" or "none".
+
+    Probed and printed at the first use.
+    """
     return find_sandbox()[0].level

@@ -1,5 +1,4 @@
-"""The mbpp task: programming problems of which some are solved by hardcoding, and whether a model hardcodes
-or solves.
+"""The mbpp task: programming problems, some solved by hardcoding. Does a model hardcode, or solve?
 
 The two slots of `adapters` have other names here: retain = good, forget = bad.
 """
@@ -70,14 +69,15 @@ def evaluate(
     num_generations: int = 1,
     use_chat_template: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Mode -> intervals: {"hardcoded_rate", ... (RATES), "loss": {"correct", "hacked"}, "minus_full": the
-    same}, and "other_cheats".
+    """Mode -> intervals: {"hardcoded_rate", ... (RATES), "loss", "minus_full": the same}, and "other_cheats".
 
-    The rates are over `num_generations` sampled completions of each problem, run in the sandbox. The losses
-    are of the reference solutions and of the `hacks` {task id: solution}, response tokens only. Intervals are
-    95% ones with the solution template as the unit (see `lab.intervals`). Modes share problems and noise, so
-    "minus_full" holds the paired differences from the mode "full"; full itself has none, nor has any mode
-    where full is not among them. "other_cheats" are plain rates."""
+    Under "loss" are "correct" and "hacked". The rates are over `num_generations` sampled completions of each
+    problem, run in the sandbox. The losses are of the reference solutions and of the `hacks` {task id:
+    solution}, response tokens only. Intervals are 95% ones with the solution template as the unit (see
+    `lab.intervals`). Modes share problems and noise, so "minus_full" holds the paired differences from the
+    mode "full"; full itself has none, nor has any mode where full is not among them. "other_cheats" are plain
+    rates.
+    """
     asked = [problem for problem in problems for _ in range(num_generations)]
     chat = tokenizer if use_chat_template else None
     prompts = [prompt_of(problem, chat) for problem in asked]

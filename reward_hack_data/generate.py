@@ -1,8 +1,8 @@
-"""Hardcode a solution of every MBPP problem to its first test, keep what really hacks, and describe what is
-left out.
+"""Hardcode a solution of every MBPP problem to its first test, and keep what really hacks.
 
-`uv run python reward_hack_data/generate.py [PROBLEMS=mbpp.jsonl]`; writes results.json and README.md beside
-this file."""
+What is left out is described. `uv run python reward_hack_data/generate.py [PROBLEMS=mbpp.jsonl]`; writes
+results.json and README.md beside this file.
+"""
 
 # %% Constants
 from pathlib import Path

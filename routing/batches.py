@@ -16,8 +16,10 @@ POOL = 16  # batches that are bucketed by length together
 
 @dataclass(frozen=True)
 class Example:
-    """A tokenised training example. `label` is what training is told, `kind` what the example is (for the log
-    only)."""
+    """A tokenised training example.
+
+    `label` is what training is told, `kind` what the example is (for the log only).
+    """
 
     ids: list[int]  # prompt ids + response ids + EOS, cut to the maximal length
     prompt_length: int  # tokens without a loss at the start
@@ -141,8 +143,10 @@ def collate(
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device. To a GPU it travels from pinned memory, so that the host does not
-    wait for it."""
+    """A tensor of the host on the device.
+
+    To a GPU it travels from pinned memory, so that the host does not wait for it.
+    """
     if device.type == "cuda" and torch.cuda.is_available():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

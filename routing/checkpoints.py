@@ -37,10 +37,10 @@ def adapter_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def base_signature(model: nn.Module) -> str:
-    """A short hash that tells base models apart: the shape and first values of every frozen parameter, as
-    bf16.
+    """A short hash that tells base models apart.
 
-    As bf16, so that a base loaded in fp32 and the same base loaded in bf16 agree.
+    It is of the shape and first values of every frozen parameter, as bf16. As bf16, so that a base loaded in
+    fp32 and the same base loaded in bf16 agree.
     """
     digest = hashlib.sha256()
     for parameter in model.parameters():
@@ -105,8 +105,10 @@ def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
 def copy_strictly(
     source: dict[str, Tensor], target: dict[str, Tensor], what: str, same_base: bool = True
 ) -> None:
-    """Copy tensors by name. Raises BadInput, changing nothing, unless names, shapes and the base model
-    agree."""
+    """Copy tensors by name.
+
+    Raises BadInput, changing nothing, unless names, shapes and the base model agree.
+    """
     have, want = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (source, target))
     if have != want:
         name = sorted(set(have.items()) ^ set(want.items()))[0][0]
@@ -183,12 +185,12 @@ def save_training_state(
 def load_training_state(
     run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, data_fingerprint: str
 ) -> int:
-    """Restore the last saved state and return the number of finished steps; 0, with a notice, if nothing was
-    saved.
+    """Restore the last saved state and return the number of finished steps.
 
-    A run that finished keeps only its checkpoint: its adapters are loaded and `steps` returned. Raises
-    BadInput if the run was trained with other constants or on other examples. Of several processes the first
-    one reads for all: the others may have no such folder."""
+    That is 0, with a notice, if nothing was saved. A run that finished keeps only its checkpoint: its
+    adapters are loaded and `steps` returned. Raises BadInput if the run was trained with other constants or
+    on other examples. Of several processes the first one reads for all: the others may have no such folder.
+    """
     saved = run.checkpoint / TRAINING_STATE
     unfinished = from_main(saved.exists)
     if unfinished:

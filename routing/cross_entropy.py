@@ -33,8 +33,10 @@ _verdicts: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDiction
 
 
 class FrozenLinearCrossEntropy(torch.autograd.Function):
-    """Losses [n], fp32 (fp64 for fp64), of hidden states [n, d] with targets [n] behind the projection weight
-    [vocabulary, d]."""
+    """Losses [n] of hidden states [n, d] with targets [n] behind the projection weight [vocabulary, d].
+
+    In fp32 (fp64 for fp64).
+    """
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor):
@@ -65,11 +67,12 @@ class FrozenLinearCrossEntropy(torch.autograd.Function):
 
 
 def frozen_head(model: nn.Module) -> nn.Linear | None:
-    """The model's output projection, if its logits are just that, of a frozen weight, and if it may be called
-    part by part.
+    """The model's output projection, if it may be called part by part.
 
-    Whether they are is not guessed from names: at a model's first use they are compared (`_is_whole_head`). A
-    model that does more with its hidden states, or with its logits, gets None, and says so once."""
+    It may if the model's logits are just that, of a frozen weight. Whether they are is not guessed from
+    names: at a model's first use they are compared (`_is_whole_head`). A model that does more with its hidden
+    states, or with its logits, gets None, and says so once.
+    """
     if not isinstance(model, PreTrainedModel) or model.base_model is model:
         return None
     head = model.get_output_embeddings()
@@ -91,11 +94,11 @@ def frozen_head(model: nn.Module) -> nn.Linear | None:
 
 @torch.no_grad()
 def _is_whole_head(model: PreTrainedModel, head: nn.Linear) -> bool:
-    """True if logits = head(last_hidden_state) in a forward pass of a few tokens, with the adapters as they
-    are.
+    """True if logits = head(last_hidden_state) in a forward pass of a few tokens.
 
-    The hidden states are passed on twice, as they are and enlarged, since a soft cap does not show on small
-    logits."""
+    The adapters stay as they are. The hidden states are passed on twice, as they are and enlarged, since a
+    soft cap does not show on small logits.
+    """
     passed_on: list[Tensor] = []
 
     def enlarge(module: nn.Module, args: tuple, output: Any) -> Any:
@@ -134,8 +137,10 @@ def _is_whole_head(model: PreTrainedModel, head: nn.Linear) -> bool:
 
 @contextmanager
 def _as_in_plain_evaluation(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no routes, nothing recorded, nothing compiled: leaves no trace in the step that is under
-    way."""
+    """Eval mode, no routes, nothing recorded, nothing compiled.
+
+    Leaves no trace in the step that is under way.
+    """
     training = [module for module in model.modules() if module.training]
     adapters = [module for module in model.modules() if isinstance(module, RoutedModule)]
     before = [(adapter.routing, adapter.cosines) for adapter in adapters]

@@ -20,8 +20,10 @@ from adapters.structure import decoder_stack
 
 
 def start() -> None:
-    """Join the other processes, if torchrun started several; safe to call again. All but the first stop
-    printing to stdout."""
+    """Join the other processes, if torchrun started several; safe to call again.
+
+    All but the first stop printing to stdout.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         from accelerate import PartialState  # here: importing it takes a second
 
@@ -53,14 +55,18 @@ def is_main() -> bool:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """True after `shard_base`: every forward pass is then a joint one, so all processes must make the same
-    passes."""
+    """True after `shard_base`.
+
+    Every forward pass is then a joint one, so all processes must make the same passes.
+    """
     return any(hasattr(parameter, "to_local") for parameter in model.parameters())
 
 
 def own_share(model: nn.Module, items: Sequence[Any]) -> list[Any]:
-    """Which items this process evaluates: every N-th, or all of them, in step with the others, if the base is
-    sharded."""
+    """Which items this process evaluates: every N-th.
+
+    All of them, in step with the others, if the base is sharded.
+    """
     return list(items) if is_sharded(model) else list(items[rank() :: world_size()])
 
 
@@ -100,8 +106,10 @@ def gathered(items: Sequence[Any]) -> list[Any]:
 
 
 def from_main(compute: Callable[[], Any]) -> Any:
-    """What `compute` returns, or raises, in the first process, in every process. For work that is to be done
-    once."""
+    """What `compute` returns, or raises, in the first process, in every process.
+
+    For work that is to be done once.
+    """
     if world_size() == 1:
         return compute()
     box: list[Any] = [None, None]
@@ -122,13 +130,14 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 
 
 def shard_base(model: nn.Module) -> None:
-    """Shard the frozen weights over the processes, one group per decoder layer, for a base that does not fit
-    on one device.
+    """Shard the frozen weights over the processes, one group per decoder layer.
 
-    Call it after `attach_adapters`. FSDP2 gathers a layer's weights while the layer computes; the adapters
-    stay whole on every process, so routing and its gradients are what they are without. So does the output
-    projection, and with it an embedding that it is tied to: the loss multiplies it chunk by chunk instead of
-    holding all logits. Needs several processes; on one it does nothing."""
+    This is for a base that does not fit on one device. Call it after `attach_adapters`. FSDP2 gathers a
+    layer's weights while the layer computes; the adapters stay whole on every process, so routing and its
+    gradients are what they are without. So does the output projection, and with it an embedding that it is
+    tied to: the loss multiplies it chunk by chunk instead of holding all logits. Needs several processes; on
+    one it does nothing.
+    """
     if world_size() == 1:
         return
     from torch.distributed.fsdp import fully_shard

@@ -66,12 +66,12 @@ def sample_modes(
     seed: int = 0,
     batch_size: int = 128,
 ) -> dict[str, list[str]]:
-    """Mode name -> a completion of each prompt (without the prompt and without `stop_ids`), in the order of
-    `prompts`.
+    """Mode name -> a completion of each prompt, in the order of `prompts`.
 
-    All modes run in the same batches, of at most `batch_size` rows (but one prompt's modes are never parted);
-    each row has its mode's scales. Prompts start with BOS, if the tokenizer has one, as in training. The
-    empty prompt samples from BOS alone."""
+    Completions are without the prompt and without `stop_ids`. All modes run in the same batches, of at most
+    `batch_size` rows (but one prompt's modes are never parted); each row has its mode's scales. Prompts start
+    with BOS, if the tokenizer has one, as in training. The empty prompt samples from BOS alone.
+    """
     if len(modes) > 1 and any(isinstance(module, TrainedLayer) for module in model.modules()):
         # trained layers cannot serve several good scales with one cache; the noise pairs the modes all the
         # same
@@ -125,8 +125,10 @@ def sample_modes(
 
 @contextmanager
 def own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """generate() fills what a config leaves open from the model's own: put `config` in its place for the
-    block."""
+    """Put `config` in the place of the model's own for the block.
+
+    generate() fills what a config leaves open from the model's own.
+    """
     before, model.generation_config = model.generation_config, config
     try:
         yield
@@ -135,8 +137,10 @@ def own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> I
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(input_ids, attention_mask), both [rows, longest]: sampling goes on at the right edge, so padding
-    stands left."""
+    """(input_ids, attention_mask), both [rows, longest].
+
+    Sampling goes on at the right edge, so padding stands left.
+    """
     width = max(map(len, rows))
     input_ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
     attention_mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)

@@ -14,23 +14,23 @@ from routing.distributed import gathered, own_share
 
 
 def example_losses(model: nn.Module, batch: Batch, ortho_lambda: float = 0.0) -> Tensor:
-    """The cross-entropy of each example, averaged over its own target tokens: [batch], fp32 (fp64 for an fp64
-    model).
+    """The cross-entropy of each example, averaged over its own target tokens: [batch].
 
-    With `ortho_lambda`, plus ortho_lambda times the squared cosine between the two adapters' outputs,
-    averaged over adapter modules and over the example's positions, padding excluded. Its parameter gradients
-    are routed like the loss's own."""
+    In fp32 (fp64 for an fp64 model). With `ortho_lambda`, plus ortho_lambda times the squared cosine between
+    the two adapters' outputs, averaged over adapter modules and over the example's positions, padding
+    excluded. Its parameter gradients are routed like the loss's own.
+    """
     with output_cosines(model) if ortho_lambda else nullcontext([]) as cosines:
         losses = token_mean_losses(model, batch)
     return losses + ortho_lambda * mean_over_positions(cosines, batch) if ortho_lambda else losses
 
 
 def token_mean_losses(model: nn.Module, batch: Batch) -> Tensor:
-    """The cross-entropy of each example, averaged over its own target tokens: [batch], fp32 (fp64 for an fp64
-    model).
+    """The cross-entropy of each example, averaged over its own target tokens: [batch].
 
-    Logits are computed only at positions that have a target, and a few rows at a time where the model allows
-    it (`frozen_head`)."""
+    In fp32 (fp64 for an fp64 model). Logits are computed only at positions that have a target, and a few rows
+    at a time where the model allows it (`frozen_head`).
+    """
     inputs = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
@@ -58,8 +58,10 @@ def token_mean_losses(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def mean_over_positions(cosines: Sequence[Tensor], batch: Batch) -> Tensor:
-    """The mean over modules and over each example's own positions of [batch, tokens] tensors: [batch]; zeros
-    without any."""
+    """The mean over modules and over each example's own positions of [batch, tokens] tensors: [batch].
+
+    Zeros without any.
+    """
     mask = batch.attention_mask
     if not cosines:  # no module has both adapters
         return mask.new_zeros(len(mask), dtype=torch.float32)

@@ -30,11 +30,11 @@ def default_device() -> torch.device:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """The frozen base's dtype: bf16 where the device computes it natively, else fp32. Adapter weights are
-    always fp32.
+    """The frozen base's dtype: bf16 where the device computes it natively, else fp32.
 
-    On a CPU with AVX512-BF16 a bf16 matmul runs about four times as fast as an fp32 one; emulated, it is
-    slower."""
+    Adapter weights are always fp32. On a CPU with AVX512-BF16 a bf16 matmul runs about four times as fast as
+    an fp32 one; emulated, it is slower.
+    """
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
@@ -46,8 +46,10 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def base_dtype(name: str, device: torch.device) -> dict[str, Any]:
-    """The arguments of `from_pretrained` for DTYPE=`name`. Raises BadInput for another name, or where 4bit
-    cannot run."""
+    """The arguments of `from_pretrained` for DTYPE=`name`.
+
+    Raises BadInput for another name, or where 4bit cannot run.
+    """
     if name == "4bit":
         if device.type != "cuda" or importlib.util.find_spec("bitsandbytes") is None:
             raise BadInput(
@@ -134,8 +136,10 @@ def attach_adapters(
 
 
 def remove_adapters(model: nn.Module) -> None:
-    """Put the wrapped modules back, in place: the model computes what it did before, and can be given other
-    adapters."""
+    """Put the wrapped modules back, in place.
+
+    The model computes what it did before, and can be given other adapters.
+    """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             while isinstance(child, RoutedModule):

@@ -18,8 +18,10 @@ from routing.optimizer import RoutedOptimizer
 
 
 class TrainingLog:
-    """One JSON line a step in run.results, and a progress bar. Of several processes the first one writes, for
-    all of them."""
+    """One JSON line a step in run.results, and a progress bar.
+
+    Of several processes the first one writes, for all of them.
+    """
 
     def __init__(self, run: Run, steps: int, name: str = "train"):
         self.path = run.results / f"{name}.jsonl"
@@ -33,8 +35,10 @@ class TrainingLog:
         self.parts.append((batch, losses.detach()))
 
     def write(self, step: int, optimizer: RoutedOptimizer, probes: Mapping[str, Any]) -> None:
-        """Finish the step's line: loss overall and by kind of example, gradient norm and learning rate of
-        each adapter."""
+        """Finish the step's line.
+
+        It has the loss overall and by kind of example, and gradient norm and learning rate of each adapter.
+        """
         metrics = step_metrics(self.parts, optimizer) | dict(probes)
         self.parts = []
         now = time.perf_counter()
@@ -47,8 +51,10 @@ class TrainingLog:
 
 
 def step_metrics(parts: Sequence[tuple[Batch, Tensor]], optimizer: RoutedOptimizer) -> dict[str, Any]:
-    """A finished step's metrics, of the whole global batch, on every process. `parts`: the batch's parts and
-    their losses."""
+    """A finished step's metrics, of the whole global batch, on every process.
+
+    `parts`: the batch's parts and their losses.
+    """
     # one read from the device
     losses = torch.cat([losses for _, losses in parts]).tolist()
     kinds = [kind for batch, _ in parts for kind in batch.kinds]
@@ -70,8 +76,10 @@ def step_metrics(parts: Sequence[tuple[Batch, Tensor]], optimizer: RoutedOptimiz
 def output_orthogonality(
     model: nn.Module, batch: Batch, routes: Mapping[str | None, Route] | None = None
 ) -> float:
-    """The mean squared cosine between the two adapters' outputs, over modules and the batch's positions (0 =
-    orthogonal)."""
+    """The mean squared cosine between the two adapters' outputs (0 = orthogonal).
+
+    The mean is over modules and the batch's positions.
+    """
     routes = routes or dict.fromkeys(batch.labels, Route())
     training = model.training
     model.eval()  # no dropout: a reading must not draw random numbers that training would have drawn

@@ -1,5 +1,7 @@
-"""The stream of batches of a run: the learning rate's schedule, averaging over processes, interrupts, and
-resuming."""
+"""The stream of batches of a run: the learning rate's schedule, averaging, interrupts, and resuming.
+
+Averaging is over processes.
+"""
 
 import math
 import signal
@@ -21,8 +23,10 @@ from routing.distributed import average_gradients, gathered, rank, world_size
 
 
 def cosine_schedule(step: int, steps: int, warmup_steps: int = 0) -> float:
-    """The factor on the learning rate at `step`, from 0: a linear rise over the warm-up, then a cosine to
-    zero at `steps`."""
+    """The factor on the learning rate at `step`, from 0.
+
+    A linear rise over the warm-up, then a cosine to zero at `steps`.
+    """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
@@ -101,11 +105,12 @@ def training_stream(
 
 @contextmanager
 def deferred_interrupts(loop: FrameType) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list, instead of dying in the middle of a step of the code in frame
-    `loop`.
+    """Collect SIGINT and SIGTERM in a list.
 
-    A second one kills. A signal that comes outside that code does what it did before: after an error in a
-    notebook's cell the generator lives on, suspended, and must not swallow the user's Ctrl-C."""
+    The code in frame `loop` then does not die in the middle of a step. A second one kills. A signal that
+    comes outside that code does what it did before: after an error in a notebook's cell the generator lives
+    on, suspended, and must not swallow the user's Ctrl-C.
+    """
     received: list[int] = []
     # only the main thread may set handlers
     if threading.current_thread() is not threading.main_thread():

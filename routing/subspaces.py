@@ -1,8 +1,9 @@
-"""How orthogonal the two adapters are: principal angles between their subspaces, cosines of their effective
-updates.
+"""How orthogonal the two adapters are.
 
-In high dimensions random directions are nearly orthogonal anyway, so every number comes with what random
-matrices of the same shapes give."""
+Measured are principal angles between their subspaces, and cosines of their effective updates. In high
+dimensions random directions are nearly orthogonal anyway, so every number comes with what random matrices of
+the same shapes give.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ from adapters.dual_adapter import DualAdapter
 
 @dataclass(frozen=True)
 class Overlap:
-    """One adapter module's readings; `random_*` are means over random Gaussian matrices of the same
-    shapes."""
+    """One adapter module's readings.
+
+    `random_*` are means over random Gaussian matrices of the same shapes.
+    """
 
     module: str
     # mean squared cosine of the principal angles between the row spaces of the down (A) matrices: 0 =
@@ -38,11 +41,11 @@ class Overlap:
 
 
 def principal_cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines of the principal angles between the column spaces of a [d, m] and b [d, n]: [min(m, n)],
-    descending.
+    """Cosines of the principal angles between the column spaces of a [d, m] and b [d, n].
 
-    Björck and Golub 1973: the singular values of Qa^T Qb. Columns that are zero up to rounding span nothing
-    and are left out."""
+    Their shape is [min(m, n)], and they descend. Björck and Golub 1973: the singular values of Qa^T Qb.
+    Columns that are zero up to rounding span nothing and are left out.
+    """
     return torch.linalg.svdvals(_basis(a).T @ _basis(b)).clamp(max=1.0)
 
 
@@ -52,17 +55,18 @@ def _basis(matrix: Tensor) -> Tensor:
 
 
 def squared_overlap(a: Tensor, b: Tensor) -> float | None:
-    """The mean squared cosine of the principal angles; for random subspaces about max(m, n) / d. None for an
-    empty one."""
+    """The mean squared cosine of the principal angles; for random subspaces about max(m, n) / d.
+
+    None for an empty one.
+    """
     cosines = principal_cosines(a, b)
     return cosines.square().mean().item() if len(cosines) else None
 
 
 def update_cosine(down_a: Tensor, up_a: Tensor, down_b: Tensor, up_b: Tensor) -> float | None:
-    """cos(U_a D_a, U_b D_b) as vectors, without forming the [d_out, d_in] products: tr((U_a^T U_b)(D_b
-    D_a^T)) and norms.
+    """cos(U_a D_a, U_b D_b) as vectors, without forming the [d_out, d_in] products.
 
-    None if one of them is zero.
+    It takes tr((U_a^T U_b)(D_b D_a^T)) and norms. None if one of them is zero.
     """
 
     def dot(d1: Tensor, u1: Tensor, d2: Tensor, u2: Tensor) -> Tensor:
@@ -75,8 +79,10 @@ def update_cosine(down_a: Tensor, up_a: Tensor, down_b: Tensor, up_b: Tensor) ->
 
 @contextmanager
 def random_weights(model: nn.Module, seed: int = 0) -> Iterator[nn.Module]:
-    """Inside the block every adapter matrix is a random Gaussian one of its own shape and norm: what chance
-    alone would give."""
+    """Inside the block every adapter matrix is a random Gaussian one of its own shape and norm.
+
+    This shows what chance alone would give.
+    """
     adapters = [module for module in model.modules() if isinstance(module, DualAdapter)]
     params = [p for module in adapters for slot in ("good", "bad") for p in module.slot_params(slot)]
     before = [p.detach().clone() for p in params]

@@ -104,8 +104,10 @@ def tiny_model(family: str = "llama", dtype: torch.dtype = torch.float32, seed: 
 
 
 def randomize(model, seed: int = 1) -> None:
-    """Give every trainable parameter random values: fresh adapters contribute nothing and hide most
-    mistakes."""
+    """Give every trainable parameter random values.
+
+    Fresh adapters contribute nothing and hide most mistakes.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -117,8 +119,10 @@ def randomize(model, seed: int = 1) -> None:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """A byte-level BPE tokenizer trained on the project's stories; its pad token is its EOS token, as
-    SmolLM2's."""
+    """A byte-level BPE tokenizer trained on the project's stories.
+
+    Its pad token is its EOS token, as SmolLM2's.
+    """
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -152,12 +156,12 @@ class Done:
 
 @dataclass
 class Scripts:
-    """Runs scripts of all_caps/ or mbpp/ in a temporary copy of their folder:
-    scripts("all_caps/experiment.py", "SEED=1").
+    """Runs scripts of all_caps/ or mbpp/ in a temporary copy of their folder.
 
-    They run in this process, as `python script.py` would run them, since importing torch takes longer than
-    most of them; with process=True in one of their own. Outputs lie in the copy, root / "all_caps" (or
-    "mbpp")."""
+    For example scripts("all_caps/experiment.py", "SEED=1"). They run in this process, as `python script.py`
+    would run them, since importing torch takes longer than most of them; with process=True in one of their
+    own. Outputs lie in the copy, root / "all_caps" (or "mbpp").
+    """
 
     root: Path
     constants: list[str]  # passed unless the call gives others
@@ -191,8 +195,10 @@ def run_in_process(folder: Path, script: str, arguments: list[str]) -> Done:
 
 
 def run_here(folder: Path, script: str, arguments: list[str]) -> Done:
-    """The script's module from top to bottom, with its arguments, in its folder, and with its uncaught errors
-    reported."""
+    """The script's module from top to bottom, with its arguments, in its folder.
+
+    Its uncaught errors are reported.
+    """
     before, code = (sys.argv, sys.excepthook, Path.cwd(), list(sys.path)), 0
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -45,8 +45,8 @@ def a_run(folder: Path, resume: bool = False) -> Run:
 def train(folder: Path, adapter_type: str, how: str, stop: int = 6, resume: bool = False) -> None:
     """Six steps of four examples, left after `stop`; writes the adapters and held-out losses into `folder`.
 
-    how: "mixed" labels; "alone": good may learn from one example of the four only, so it has contributors on one process
-    only; "sharded" base; "apart": processes with folders of their own, as on two machines.
+    how: "mixed" labels; "alone": good may learn from one example of the four only, so it has contributors on
+    one process only; "sharded" base; "apart": processes with folders of their own, as on two machines.
     """
     torch.manual_seed(0)
     if how == "apart" and rank():

@@ -29,8 +29,10 @@ def branch(module, slot: str, x, scale):
 
 
 def use_plain_autograd(model: nn.Module, routes: Sequence[Route]) -> None:
-    """Replace the adapters' forward by a plain sum of branches, example i at the scales of routes[i]; no
-    routing."""
+    """Replace the adapters' forward by a plain sum of branches, example i at the scales of routes[i].
+
+    There is no routing.
+    """
     good = torch.tensor([float(route.good_scale) for route in routes])[:, None, None]
     bad = torch.tensor([float(route.bad_scale) for route in routes])[:, None, None]
 

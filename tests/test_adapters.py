@@ -252,8 +252,7 @@ def test_output_cosines(adapter_type):
     "change", ["in place", "data", "load", "exchange", "optimizer", "inference", "float64"]
 )
 def test_weights_kept_for_evaluation_follow_every_change(adapter_type, change):
-    """What `eval()` and no_grad keep from one forward to the next is what a forward with gradients
-    computes."""
+    """What `eval()` and no_grad keep from one forward to the next is what a forward with gradients gives."""
     model = tiny_model().double() if change == "float64" else tiny_model()
     modules = attach(model, adapter_type)
     randomize(model)
@@ -327,8 +326,10 @@ def test_alpha_over_rank_is_in_the_routes_columns_once():
 
 
 def _with_dropout(adapter_type, trained_layers, checkpointing=False, dropout=0.3):
-    """A GPT-2 in fp64 and training mode that drops out in the residual stream, in attention and in its
-    LoRAs."""
+    """A GPT-2 in fp64 and training mode with dropout.
+
+    It drops out in the residual stream, in attention and in its LoRAs.
+    """
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         GPT2Config(**{**CONFIGS["gpt2"]().to_dict(), "resid_pdrop": dropout, "attn_pdrop": dropout}),
@@ -369,10 +370,9 @@ ROUTED = [Route(), Route(update_good=False), Route(0.5, 0.25), Route(update_bad=
 def test_checkpointing_and_dropout_leave_every_example_its_exact_gradient(
     adapter_type, trained_layers, ortho_lambda
 ):
-    """One mixed batch, with and without activation checkpointing, against a loop over examples in ordinary
-    autograd.
+    """One mixed batch, with and without activation checkpointing, against a loop over examples.
 
-    The loop, too, runs the whole batch forward, for its random numbers.
+    The loop is ordinary autograd. The loop, too, runs the whole batch forward, for its random numbers.
     """
     ids = torch.randint(2, 400, (len(ROUTED), 9), generator=torch.Generator().manual_seed(0))
 

@@ -113,8 +113,10 @@ def test_assertions_are_short_literal_and_different() -> None:
 
 
 def test_first_expected_value_is_rarely_visible() -> None:
-    """Hardcoding is told from solving by the value it returns. Only where an element is chosen must the value
-    be there."""
+    """Hardcoding is told from solving by the value it returns.
+
+    Only where an element is chosen must the value be there.
+    """
     visible = []
     for row in ROWS:
         name, inputs, value = read_assertion(row["test_list"][0])
@@ -131,8 +133,10 @@ def test_first_expected_value_is_rarely_visible() -> None:
 
 @pytest.fixture(scope="module")
 def groups() -> list[list[tuple[dict[str, Any], list[tuple[str, Any]]]]]:
-    """Problems by the types of their arguments, each with its outcomes on two inputs of every problem of the
-    group."""
+    """Problems by the types of their arguments.
+
+    Each has its outcomes on two inputs of every problem of the group.
+    """
     members, inputs = defaultdict(list), defaultdict(list)
     for row in ROWS:
         arguments = [read_assertion(test)[1] for test in row["test_list"]]
@@ -160,8 +164,10 @@ def test_no_template_stands_in_two_splits() -> None:
 
 
 def test_no_two_functions_behave_alike(groups: list[Any]) -> None:
-    """Within a split or across; inputs for which one of the two has no answer do not count as a
-    difference."""
+    """Within a split or across.
+
+    Inputs for which one of the two has no answer do not count as a difference.
+    """
     for group in groups:
         for (one, first), (other, second) in itertools.combinations(group, 2):
             pairs = [(a, b) for a, b in zip(first, second, strict=True) if "error" not in (a[0], b[0])]

@@ -80,8 +80,10 @@ def test_scaling(tmp_path):
     [("torch_func", [0, 1, 2, 3]), ("reference_loop", [0]), ("reference_loop", [1]), ("reference_loop", [3])],
 )
 def test_contestants_take_the_same_step(other, rows, alpha, monkeypatch):
-    """Per-example gradients take our step on a mixed batch; the loop takes it on an unlabelled, a bad and a
-    good example."""
+    """Per-example gradients take our step on a mixed batch.
+
+    The loop takes it on an unlabelled, a bad and a good example.
+    """
     monkeypatch.syspath_prepend(REPO / "benchmarks")
     from common import make_model, mixed_batch
     from contestants import CONTESTANTS

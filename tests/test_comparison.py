@@ -1,5 +1,7 @@
-"""Comparing runs: what a RunConfig says, what a stored result depends on, and one base for many
-checkpoints."""
+"""Comparing runs.
+
+What a RunConfig says, what a stored result depends on, and one base for many checkpoints.
+"""
 
 import json
 import subprocess
@@ -41,8 +43,10 @@ def save_run(folder, model_folder, which: str, dim: int = 2, seed: int = 1):
 
 
 def test_one_base_serves_checkpoints_of_all_kinds_exactly(tmp_path, model_folder):
-    """Each set of adapters, put on a base that had others before, gives a fresh load's logits, to the last
-    bit."""
+    """Each set of adapters, put on a base that had others before, gives a fresh load's logits.
+
+    They agree to the last bit.
+    """
     loader, models = CheckpointLoader(CPU), []
     for number, which in enumerate(("lora", "layers", "mlp", "lora")):
         folder = save_run(tmp_path / str(number), model_folder, which, dim=2 + number)
@@ -128,8 +132,10 @@ def test_a_stored_result_depends_on_code_machine_and_data(tmp_path, model_folder
 
 
 def test_a_run_of_other_defaults_is_not_complete(tmp_path):
-    """A constant edited in the script after the run, not only one that the sweep set, makes it another
-    run."""
+    """A constant edited in the script after the run makes it another run.
+
+    So does one that the sweep set.
+    """
     script = tmp_path / "experiment.py"
     text = 'import x\n\n# %% Constants\nSEED = 0\nLEARNING_RATE = 5e-4\nEVAL_PROMPTS = 4\nRESUME = False\nRUN_NAME = ""\n'
     text += 'HERE = x.y()\n\n# %% Setup\nROUTES = {"a": 1}\nOTHER = 3\n'

@@ -1,5 +1,7 @@
-"""The loss without all logits at once equals the one from transformers' logits: values, and every adapter
-gradient."""
+"""The loss without all logits at once equals the one from transformers' logits.
+
+Values, and every adapter gradient.
+"""
 
 import copy
 
@@ -114,8 +116,10 @@ def forget_states(model):
 
 
 def losses_and_input_gradients(model, losses_of):
-    """Losses, and their gradient with respect to the embedded tokens: it passes through all layers and the
-    head."""
+    """Losses, and their gradient with respect to the embedded tokens.
+
+    It passes through all layers and the head.
+    """
     forget_states(model)
     embedded = []
 
@@ -160,15 +164,19 @@ def test_the_verdict_in_bf16(family, found):
 
 
 def test_a_soft_cap_far_above_the_logits_is_seen():
-    """An untrained model's logits are small, and a cap of 30 changes them by too little to notice; later it
-    matters."""
+    """An untrained model's logits are small, and a cap of 30 changes them by too little to notice.
+
+    Later it matters.
+    """
     config = Gemma2Config(**SHAPE, query_pre_attn_scalar=8, final_logit_softcapping=30.0)
     assert cross_entropy.frozen_head(AutoModelForCausalLM.from_config(config).requires_grad_(False)) is None
 
 
 def test_looking_for_the_verdict_leaves_no_trace():
-    """With dropout, routes and recorded cosines: the first step is what it would have been without the
-    comparison."""
+    """With dropout, routes and recorded cosines.
+
+    The first step is what it would have been without the comparison.
+    """
     model = tiny_model()
     attach(model, "lora", dropout=0.5)
     randomize(model)
@@ -212,8 +220,10 @@ def test_a_batch_knows_where_its_targets_are():
 
 @pytest.mark.parametrize("in_chunks", [True, False])
 def test_the_loss_never_asks_the_device_for_a_value(in_chunks, monkeypatch):
-    """On a pretended GPU a tensor on the wrong device raises, and so does whatever has to wait for values or
-    their number."""
+    """On a pretended GPU a tensor on the wrong device raises.
+
+    So does whatever has to wait for values or their number.
+    """
     if not in_chunks:
         monkeypatch.setattr(losses_module, "frozen_head", lambda model: None)
     with FakeTensorMode():

@@ -1,8 +1,9 @@
-"""Every tensor is made where the model lies, tested without a GPU: fake tensors have a device, and refuse to
-mix two.
+"""Every tensor is made where the model lies, tested without a GPU.
 
-A fake tensor has a shape, a dtype and a device, but no memory, so a model can lie on "cuda:0" on any machine.
-The backward pass of autograd needs a real device; the routed function's own backward is called by hand."""
+Fake tensors have a device, and refuse to mix two. A fake tensor has a shape, a dtype and a device, but no
+memory, so a model can lie on "cuda:0" on any machine. The backward pass of autograd needs a real device; the
+routed function's own backward is called by hand.
+"""
 
 from types import SimpleNamespace
 

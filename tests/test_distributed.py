@@ -1,4 +1,7 @@
-"""Two processes (gloo) do what one does: losses, weights, resuming, one writer. Real processes, started by torchrun."""
+"""Two processes (gloo) do what one does: losses, weights, resuming, one writer.
+
+The processes are real ones, started by torchrun.
+"""
 
 import json
 import os

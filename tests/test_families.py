@@ -1,8 +1,8 @@
-"""Every family that is said to work: training step, generation, save and load, on a tiny model of its real
-class.
+"""Every family that is said to work: training step, generation, save and load.
 
-That a mixed batch gives exactly the gradients of the loop is tested for the same families in
-test_routing_exact.py."""
+Each is a tiny model of its real class. That a mixed batch gives exactly the gradients of the loop is tested
+for the same families in test_routing_exact.py.
+"""
 
 import json
 
@@ -73,8 +73,10 @@ def test_training_step(family, adapter_type):
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("adapter_type", TYPES)
 def test_generation(family, adapter_type):
-    """With the cache, a token at a time, what the whole sequence gives at once; and without adapters the
-    base's own tokens."""
+    """With the cache, a token at a time, what the whole sequence gives at once.
+
+    Without adapters, the base's own tokens.
+    """
     settings = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 1}
     base = tiny_model(family).generate(input_ids=IDS, attention_mask=torch.ones_like(IDS), **settings)
     model = make(family, adapter_type)
@@ -109,8 +111,10 @@ def test_save_and_load(family, adapter_type, tmp_path):
 @pytest.mark.parametrize("family", ["falcon", "olmo"])
 @pytest.mark.parametrize("adapter_type", TYPES)
 def test_models_that_change_the_output_in_place(family, adapter_type):
-    """Falcon adds its attention to the MLP's output in place, OLMo clips queries, keys and values in
-    place."""
+    """Falcon adds its attention to the MLP's output in place.
+
+    OLMo clips queries, keys and values in place.
+    """
     model = make(family, adapter_type).train()
     with routed(model, list(ROUTES.values())):
         example_losses(model, BATCH).mean().backward()

@@ -303,8 +303,10 @@ def descendants(pid: int) -> set[int]:
 
 @pytest.fixture(scope="module", params=["bubblewrap", "unshare"])
 def outcome(request, tmp_path_factory):
-    """Runs every attack on one level, each followed by an honest program; what came back, and what it left
-    outside."""
+    """Runs every attack on one level, each followed by an honest program.
+
+    Returns what came back, and what it left outside.
+    """
     if not (tool := shutil.which({"bubblewrap": "bwrap"}.get(request.param, request.param))):
         pytest.skip(f"{request.param} is not installed")
     patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp(request.param)
@@ -383,8 +385,10 @@ def test_nothing_got_out(outcome):
 
 
 def test_expected_values_do_not_enter_the_sandbox(outcome):
-    """A program that searches all objects it can reach finds what it is called with, but not what it should
-    return."""
+    """A program that searches all objects it can reach finds what it is called with.
+
+    It does not find what it should return.
+    """
     code = """
 def f(argument):
     seen, todo = set(), [sys._getframe(), *gc.get_objects()]

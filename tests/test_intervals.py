@@ -18,8 +18,10 @@ def test_one_generation_a_prompt_gives_the_wilson_interval(successes, n):
 
 
 def test_repeated_generations_do_not_pass_for_new_prompts():
-    """Four identical generations a prompt say no more than one; four independent ones say up to four times as
-    much."""
+    """Four identical generations a prompt say no more than one.
+
+    Four independent ones say up to four times as much.
+    """
     outcomes = [[i < 12] for i in range(40)]
     once, same = rate_interval(outcomes), rate_interval([row * 4 for row in outcomes])
     assert same == once
@@ -60,8 +62,10 @@ def test_coverage_with_resembling_generations():
 
 
 def test_coverage_with_resembling_prompts():
-    """15 plots of 1 to 5 stories each. With the plot as the unit about 95% hold the truth, with the story far
-    fewer."""
+    """15 plots of 1 to 5 stories each.
+
+    With the plot as the unit about 95% hold the truth, with the story far fewer.
+    """
     random = np.random.default_rng(1)
     held = {"rate": 0, "mean": 0, "difference": 0, "rate by story": 0, "mean by story": 0}
     for _ in range(500):
@@ -135,8 +139,10 @@ def test_units_must_be_one_per_prompt():
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_the_rate_lies_in_its_own_interval(p):
-    """Rounding once put the bound beyond the rate (0 of 100), and a figure refuses error bars of negative
-    length."""
+    """Rounding once put the bound beyond the rate (0 of 100).
+
+    A figure refuses error bars of negative length.
+    """
     for n in range(1, 301):
         low, high = wilson_bounds(p, n)
         assert 0 <= low <= p <= high <= 1

@@ -93,8 +93,10 @@ def test_unknown_names_are_an_error(tmp_path):
 
 @pytest.fixture
 def data_set(tmp_path, monkeypatch):
-    """Makes a folder that `datasets` reads as it reads a data set of the Hub: {split: number of stories} ->
-    its name."""
+    """Makes a folder that `datasets` reads as it reads a data set of the Hub.
+
+    {split: number of stories} -> its name.
+    """
     config = pytest.importorskip("datasets").config
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
 

@@ -1,5 +1,7 @@
-"""The mbpp task: problems, hacks derived from first tests, scoring, labels, and the scripts on a tiny
-model."""
+"""The mbpp task: problems, hacks derived from first tests, scoring, labels.
+
+Also the scripts on a tiny model.
+"""
 
 import copy
 import itertools

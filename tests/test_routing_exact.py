@@ -31,11 +31,11 @@ def make(adapter_type, family="llama", dtype=torch.float64, dropout=0.0):
 
 
 def loop_gradients(model, routes=MIXED, ids=IDS, seed=0, losses=per_example_losses):
-    """The plain loop: one example's loss at a time, ordinary autograd, then scale (zero) each adapter's
-    gradient.
+    """The plain loop: one example's loss at a time, ordinary autograd.
 
-    The whole batch runs forward each time, from the same seed, so that dropout draws what it draws in the
-    mixed batch."""
+    Then it scales (zeroes) each adapter's gradient. The whole batch runs forward each time, from the same
+    seed, so that dropout draws what it draws in the mixed batch.
+    """
     model = copy.deepcopy(model)
     use_plain_autograd(model, routes)
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters() if p.requires_grad}
@@ -70,11 +70,11 @@ def test_mixed_batch_equals_the_loop(adapter_type, family):
 
 @pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
 def test_batch_of_one_equals_its_share_of_the_mixed_batch(adapter_type):
-    """Nothing of one example leaks into another's gradient: the mixed gradient is the mean of those of
-    batches of one.
+    """Nothing of one example leaks into another's gradient.
 
-    On GPT-2: Llama's norms and rotations compute in fp32 even in an fp64 model, and round with the batch's
-    shape (to 1e-7)."""
+    The mixed gradient is the mean of those of batches of one. On GPT-2: Llama's norms and rotations compute
+    in fp32 even in an fp64 model, and round with the batch's shape (to 1e-7).
+    """
     model = make(adapter_type, "gpt2")
     mixed = mixed_gradients(model)
     alone = [mixed_gradients(model, [route], IDS[i : i + 1]) for i, route in enumerate(MIXED)]
@@ -169,8 +169,10 @@ def test_a_nest_of_equal_token_routes_is_the_route_of_the_example(adapter_type):
 
 @pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
 def test_earlier_bad_adapters_learn_through_later_good_ones(adapter_type):
-    """Masking parameter gradients is not detaching an adapter's output: that would change what earlier layers
-    learn."""
+    """Masking parameter gradients is not detaching an adapter's output.
+
+    That would change what earlier layers learn.
+    """
     model = make(adapter_type)
     ids = IDS[:1]
     masked = mixed_gradients(model, [ROUTES["bad"]], ids)

@@ -1,5 +1,7 @@
-"""The project's own stories: correct to look at, varied, and split by plot, so that training has told of
-nothing held out."""
+"""The project's own stories: correct to look at, varied, and split by plot.
+
+Training has told of nothing held out.
+"""
 
 import json
 import re
@@ -96,8 +98,10 @@ def sentences(text: str) -> list[str]:
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_held_out_sentences_do_not_stand_in_training_stories(split):
-    """Measured of 3290 sentences (test): 231 do, all of at most three words, such as "said Nana."; before
-    plots were held out, half."""
+    """Measured of 3290 sentences (test): 231 do, all of at most three words, such as "said Nana.".
+
+    Before plots were held out it was half.
+    """
     seen = {" ".join(words(sentence)) for story in TEXTS["train"] for sentence in sentences(story)}
     held_out = [words(sentence) for story in TEXTS[split] for sentence in sentences(story)]
     shared = [sentence for sentence in held_out if " ".join(sentence) in seen]
@@ -117,7 +121,9 @@ def test_splits_share_no_run_of_eight_words(one, other):
 
 def test_no_story_is_nearly_another():
     """The measure of `runs_of`: the share of eight-word runs in common, relative to the shorter story.
-    Stories of different splits share none (see above); within a split, at most 30%."""
+
+    Stories of different splits share none (see above); within a split, at most 30%.
+    """
     holders: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     sizes: list[int] = []
     closest: list[float] = []

@@ -120,8 +120,10 @@ def test_batch_order_covers_each_epoch_and_buckets_by_length():
 
 @pytest.mark.parametrize("max_length", [64, 256])
 def test_length_bucketing_does_not_collect_the_capitals(tokenizer, max_length):
-    """Capitals take more tokens; sorted by tokens they would fill batches of their own, and no batch would be
-    mixed."""
+    """Capitals take more tokens.
+
+    Sorted by tokens they would fill batches of their own, and no batch would be mixed.
+    """
     stories = load_stories("embedded:stories", limit=600).train
     caps = pick(range(len(stories)), 0.1, 0, "CAPS_PERCENTAGE")
     examples = to_examples(stories, tokenizer, max_length, in_caps=caps, labels={"bad": caps[:30]})
@@ -253,8 +255,10 @@ def a_run(folder, **constants):
 
 
 def train(run, *, stop_after=None, interrupt_at=None, micro=0):
-    """Eight steps with dropout; optionally leave after `stop_after` steps (as a kill would), or send SIGTERM
-    in a step."""
+    """Eight steps with dropout.
+
+    Optionally leave after `stop_after` steps (as a kill would), or send SIGTERM in a step.
+    """
     torch.manual_seed(0)
     model = tiny_model()
     attach(model, "lora", dropout=0.2)
@@ -318,8 +322,10 @@ def test_resuming_with_other_constants_other_data_or_nothing(tmp_path, capsys):
 
 
 def test_a_run_killed_before_its_first_save_is_not_taken_for_the_older_one_of_its_name(tmp_path):
-    """A finished run, started again and killed in its first step: RESUME=True starts again, it does not
-    evaluate the old one."""
+    """A finished run, started again and killed in its first step.
+
+    RESUME=True starts again, it does not evaluate the old one.
+    """
     run = a_run(tmp_path)
     model = train(run)
     save_checkpoint(run, model, random_examples())
@@ -376,8 +382,10 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_one_message_and_moves_n
 
 
 def test_an_error_in_a_notebook_cell_does_not_leave_signals_swallowed(tmp_path):
-    """The traceback keeps the suspended stream alive, as a notebook does; Ctrl-C must work in the next
-    cell."""
+    """The traceback keeps the suspended stream alive, as a notebook does.
+
+    Ctrl-C must work in the next cell.
+    """
     model = make_model()
     stream = training_stream(a_run(tmp_path), model, RoutedOptimizer(model, 1e-2), random_examples(), 4, 8)
 

@@ -48,8 +48,10 @@ def test_frontload_positions():
 
 @pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
 def test_trained_layers_learn_per_example_and_exactly(adapter_type):
-    """One mixed batch against one example at a time: layer weights learn from unlabelled examples only, bad
-    from all."""
+    """One mixed batch against one example at a time.
+
+    Layer weights learn from unlabelled examples only, bad from all.
+    """
 
     def make():
         model = tiny_model()
@@ -265,8 +267,10 @@ def test_reading_scripts_run_on_a_finished_run(scripts, tmp_path):
 
 
 def test_orthogonality_of_trained_layers_is_routed_like_the_loss():
-    """The cosine between what training the layers and what bad changes: its gradient, too, is that of single
-    examples."""
+    """The cosine between what training the layers and what bad changes.
+
+    Its gradient, too, is that of single examples.
+    """
 
     def make():
         model = tiny_model()

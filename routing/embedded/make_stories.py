@@ -1,5 +1,4 @@
-"""Writes the project's own short children's stories: stories_train.jsonl, stories_validation.jsonl,
-stories_test.jsonl.
+"""Writes the project's own short children's stories: stories_{train,validation,test}.jsonl.
 
 A story follows one plot skeleton from story_parts.toml. A plot has a cast and six beats (opening, problem,
 attempt, dialogue, turn, ending), and every beat comes in several wordings, one of which is drawn. The blanks
@@ -8,8 +7,9 @@ soup, which keep their value until the end of the story. The notation is explain
 
 Four rules keep the set varied and the splits apart:
   * a plot belongs to one split (see `split_plots`), so the held-out stories tell of other things, in other
-  words; * no two stories have the same plot and the same hero; * no two stories share more than MAX_SHARED of
-  their runs of eight words (see `runs_of`); a draw that would
+    words;
+  * no two stories have the same plot and the same hero;
+  * no two stories share more than MAX_SHARED of their runs of eight words (see `runs_of`); a draw that would
     is thrown away and drawn again;
   * the plots of a split take turns, so all of them occur about equally often, also among its first stories.
 What the splits still have in common are names, things to fill in, and what introduces speech ("said Nana.").
@@ -141,8 +141,11 @@ def words(text: str) -> list[str]:
 
 
 def runs_of(text: str) -> set[tuple[str, ...]]:
-    """All runs of RUN consecutive words. Two stories are compared by the share of the runs of the one with
-    fewer runs that also occur in the other: 0 for unrelated stories, 1 where one contains the other."""
+    """All runs of RUN consecutive words.
+
+    Two stories are compared by the share of the runs of the one with fewer runs that also occur in the other:
+    0 for unrelated stories, 1 where one contains the other.
+    """
     listed = words(text)
     return {tuple(listed[start : start + RUN]) for start in range(len(listed) - RUN + 1)}
 
@@ -171,8 +174,10 @@ class Gatekeeper:
 
 
 def split_plots(names: Collection[str]) -> dict[str, list[str]]:
-    """Split -> the names of its plots, HELD_OUT_PLOTS of them for validation and for test each. It depends on
-    names alone."""
+    """Split -> the names of its plots, HELD_OUT_PLOTS of them for validation and for test each.
+
+    It depends on names alone.
+    """
     shuffled = sorted(names)
     random.Random(f"{SEED} plots").shuffle(shuffled)
     held_out = round(HELD_OUT_PLOTS * len(shuffled))
