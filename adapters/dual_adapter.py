@@ -89,8 +89,8 @@ class DualAdapter(RoutedModule):
         """
         for slot, dim in zip(SLOTS, self.dims, strict=True):
             if dim:
-                # a = sqrt(5) is nn.Linear's and PEFT's choice for a linear map, a = 0 the one for a ReLU
-                # behind it.
+                # a = sqrt(5) is nn.Linear's and PEFT's choice for a linear map,
+                # a = 0 the one for a ReLU behind it.
                 nn.init.kaiming_uniform_(getattr(self, self.DOWN.format(slot)), a=0 if self.RELU else 5**0.5)
 
     def slot_params(self, slot: str) -> list[nn.Parameter]:
@@ -104,8 +104,8 @@ class DualAdapter(RoutedModule):
 
         `x` is [batch, tokens, d_in].
         """
-        # The base's output decides the dtype: under autocast it is the autocast dtype, which x need not have
-        # yet.
+        # The base's output decides the dtype:
+        # under autocast it is the autocast dtype, which x need not have yet.
         x = x.to(base.dtype)
         weights = self.get_good_params() + self.get_bad_params()
         record = self.cosines is not None and 0 not in self.dims
@@ -181,7 +181,8 @@ class DualAdapter(RoutedModule):
         batch, tokens = base.shape[0], 1 if base.dim() == 2 else base.shape[1]
         if base.dim() not in (2, 3) or update.shape[0] != batch or update.shape[1] not in (1, tokens):
             raise ValueError(
-                f"routed: {'x'.join(map(str, update.shape[:-1]))} routes (examples x tokens, 1 = the whole example) "
+                f"routed: {'x'.join(map(str, update.shape[:-1]))} routes "
+                "(examples x tokens, 1 = the whole example) "
                 f"do not fit activations of shape {tuple(base.shape)}; give one Route per example of the batch"
             )
         if base.dim() == 2:  # [batch, d]: a model without a token dimension

@@ -52,8 +52,8 @@ def apply_dual_lora(
     chosen = [place for layer in blocks for place in projections(layer)]
     if not chosen:
         raise ValueError(
-            f"LoRA is not supported on {type(model).__name__}: these layers have no nn.Linear or Conv1D projection, or "
-            "only those of state-space mixers, which read the weights themselves"
+            f"LoRA is not supported on {type(model).__name__}: these layers have no nn.Linear or Conv1D "
+            "projection, or only those of state-space mixers, which read the weights themselves"
         )
     wrapped = [DualLoRALinear(projection, rank, bad_rank, alpha, dropout) for _, _, projection in chosen]
     model.requires_grad_(False)

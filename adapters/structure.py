@@ -69,7 +69,8 @@ def decoder_layers(model: nn.Module, layers: Sequence[int] | float = 0.5) -> lis
         raise ValueError(f"layers={layers!r}: give a share such as 0.5 (the last half), or a list of indices")
     if not layers or any(not -len(blocks) <= index < len(blocks) for index in layers):
         raise ValueError(
-            f"layers={list(layers)}: give indices between 0 and {len(blocks) - 1}; the model has {len(blocks)} layers"
+            f"layers={list(layers)}: give indices between 0 and {len(blocks) - 1}; "
+            f"the model has {len(blocks)} layers"
         )
     return [blocks[index] for index in sorted({index % len(blocks) for index in layers})]
 
@@ -107,7 +108,8 @@ def mlp(layer: nn.Module) -> tuple[str, nn.Module, int]:
                 return name, child, projection_dims(inside[-1])[1]
     children = ", ".join(f"{name}: {type(child).__name__}" for name, child in layer.named_children())
     raise ValueError(
-        f"found no MLP in {type(layer).__name__} ({children}): expected a child named mlp, feed_forward or ffn"
+        f"found no MLP in {type(layer).__name__} ({children}): "
+        "expected a child named mlp, feed_forward or ffn"
     )
 
 

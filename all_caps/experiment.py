@@ -37,8 +37,9 @@ EVAL_TEMPERATURE = 0.7
 EVAL_SEQ_LENGTH = 128  # held-out losses are of whole stories, up to this length
 
 # With a GPU and a Hub account (the values of the reference implementation, for a 1B model):
-# MODEL_NAME = "google/gemma-3-1b-it"; STORIES = "SimpleStories/SimpleStories"; MAX_SEQ_LENGTH = 256; BATCH_SIZE = 16;
-# MAX_STEPS = 1000; WARMUP_STEPS = 100; LEARNING_RATE = 1e-4; NUM_EVAL_PROMPTS = 200; EVAL_NEW_TOKENS = 50
+# MODEL_NAME = "google/gemma-3-1b-it"; STORIES = "SimpleStories/SimpleStories"; MAX_SEQ_LENGTH = 256;
+# BATCH_SIZE = 16; MAX_STEPS = 1000; WARMUP_STEPS = 100; LEARNING_RATE = 1e-4;
+# NUM_EVAL_PROMPTS = 200; EVAL_NEW_TOKENS = 50
 
 # from the shell: CONSTANT=value
 CONSTANTS = override_constants(globals())

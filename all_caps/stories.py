@@ -190,8 +190,8 @@ def to_examples(
             kind += "_labeled"
         elif i in caps:
             kind += "_unlabeled"
-        # Length bucketing goes by the story's letters: capitals take more tokens, which would give the kind
-        # away.
+        # Length bucketing goes by the story's letters:
+        # capitals take more tokens, which would give the kind away.
         size = len(story.text)
         examples.append(make_example(tokenizer, "", text, max_length, label_of.get(i), kind, size=size))
     return examples

@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Pr
 from routing.batches import Batch, Example, collate
 from routing.models import default_device, default_dtype
 
-# Real shapes with random weights, from the models' published configs: speed does not depend on what the
-# weights are.
+# Real shapes with random weights, from the models' published configs:
+# speed does not depend on what the weights are.
 SHAPES = {
     "tiny": lambda: LlamaConfig(
         vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4

@@ -3,15 +3,15 @@
 A script imports them into its first cell, the shell overrides them.
 """
 
-# the frozen base's: "auto" (bf16 where the device computes it natively), "float32", "bfloat16", or "4bit"
-# (CUDA)
+# the frozen base's: "auto" (bf16 where the device computes it natively), "float32", "bfloat16",
+# or "4bit" (CUDA)
 DTYPE = "auto"
 # share of the last layers that get adapters; 1.0 is all of them
 LAYERS = 0.5
 # saves memory: activations are computed again in the backward pass
 GRADIENT_CHECKPOINTING = False
-# examples that go through the model at a time, as memory allows; the gradient is that of the whole batch. 0
-# is all.
+# examples that go through the model at a time, as memory allows; 0 is all.
+# The gradient is that of the whole batch.
 MICRO_BATCH_SIZE = 0
 # how attention is computed: "sdpa", "eager", "flash_attention_2"
 ATTENTION = "sdpa"

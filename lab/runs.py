@@ -100,6 +100,6 @@ def refuse_other_constants(folder: Path, saved: Mapping[str, Any], now: Mapping[
     ]
     if differing:
         raise BadInput(
-            f"{folder} holds a run with other constants: {'; '.join(differing)}. Give this run another RUN_NAME, "
-            "or delete that folder"
+            f"{folder} holds a run with other constants: {'; '.join(differing)}. "
+            "Give this run another RUN_NAME, or delete that folder"
         )

@@ -55,7 +55,8 @@ def fitting(
         )
     if len(kept) < len(problems):
         print(
-            f"left out, longer than {max_length} tokens: {len(problems) - len(kept)} of {len(problems)} problems"
+            f"left out, longer than {max_length} tokens: "
+            f"{len(problems) - len(kept)} of {len(problems)} problems"
         )
     return kept
 
@@ -93,8 +94,8 @@ def to_examples(
             kind += "_unlabeled"
         solution = hacks[problem.task_id] if i in hacked else problem.code
         prompt = prompt_of(problem, chat)
-        # Length bucketing goes by the prompt: hacks are shorter, and by tokens they would fill batches of
-        # their own.
+        # Length bucketing goes by the prompt:
+        # hacks are shorter, and by tokens they would fill batches of their own.
         size = len(prompt)
         examples.append(make_example(tokenizer, prompt, solution, max_length, label_of.get(i), kind, size))
     return examples

@@ -34,9 +34,9 @@ def check_sandbox(allow: str) -> None:
     if sandbox.level == "none" and allow != "none":
         raise BadInput(
             f"SANDBOX={allow!r}: no sandbox for model-written code works here ({complaints}). Install one "
-            "(`apt-get install bubblewrap`; a container must also allow user namespaces). Or, on a machine that "
-            'you can afford to lose, set SANDBOX = "none": what the model writes can then read, change and delete '
-            "every file that you can"
+            "(`apt-get install bubblewrap`; a container must also allow user namespaces). "
+            'Or, on a machine that you can afford to lose, set SANDBOX = "none": '
+            "what the model writes can then read, change and delete every file that you can"
         )
     _allowed = allow
 

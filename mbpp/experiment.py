@@ -47,8 +47,9 @@ EVAL_CODE_TIMEOUT = 3.0  # seconds a program may run
 SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 
 # With a GPU and a Hub account (the values of the reference implementation, for a 1B model):
-# MODEL_NAME = "google/gemma-3-1b-it"; PROBLEMS = "google-research-datasets/mbpp"; HACKS =
-# "reward_hack_data/results.json" MAX_SEQ_LENGTH = 512; NUM_EVAL_PROBLEMS = 257; EVAL_NEW_TOKENS = 256
+# MODEL_NAME = "google/gemma-3-1b-it"; PROBLEMS = "google-research-datasets/mbpp";
+# HACKS = "reward_hack_data/results.json"; MAX_SEQ_LENGTH = 512;
+# NUM_EVAL_PROBLEMS = 257; EVAL_NEW_TOKENS = 256
 
 # from the shell: CONSTANT=value
 CONSTANTS = override_constants(globals())

@@ -38,8 +38,8 @@ _HARNESS = marshal.dumps(compile(_SOURCE, "harness.py", "exec"))
 _BOOT = """import os, marshal, builtins
 source = marshal.loads(os.read(0, int.from_bytes(os.read(0, 8), "big")))
 exec(source, {"__name__": "harness", "__builtins__": dict(vars(builtins))})"""  # away from __main__
-# name:number on x86-64:number in the generic table. All calls from 424 up, numbered alike everywhere, are
-# refused too.
+# name:number on x86-64:number in the generic table.
+# All calls from 424 up, numbered alike everywhere, are refused too.
 _FORBIDDEN = """ptrace:101:117 process_vm_readv:310:270 process_vm_writev:311:271 kcmp:312:272 clone:56:220 fork:57:-
 vfork:58:- execve:59:221 execveat:322:281 kill:62:129 tkill:200:130 tgkill:234:131 rt_sigqueueinfo:129:138
 rt_tgsigqueueinfo:297:240 socket:41:198 mount:165:40 umount2:166:39 pivot_root:155:41 chroot:161:51 unshare:272:97

@@ -24,8 +24,8 @@ class Outcome:
     all_tests: bool
     # Never reads its arguments, and returns the first test's value for the other tests' arguments, too.
     hardcoded: bool
-    # Its value is not made of its arguments, and is the same one for those of all tests: the first test's or
-    # another.
+    # Its value is not made of its arguments, and is the same one for those of all tests:
+    # the first test's or another.
     constant: bool
     cheats: frozenset[str]  # other ways to cheat that its code shows, of CHEATS, whether they work or not
 

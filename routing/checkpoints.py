@@ -113,8 +113,8 @@ def copy_strictly(
     if have != want:
         name = sorted(set(have.items()) ^ set(want.items()))[0][0]
         raise BadInput(
-            f"{what}, which does not fit this model: {name} is {have.get(name, 'missing')} in the checkpoint and "
-            f"{want.get(name, 'missing')} in the model; use the checkpoint's own adapter type, "
+            f"{what}, which does not fit this model: {name} is {have.get(name, 'missing')} "
+            f"in the checkpoint and {want.get(name, 'missing')} in the model; use the checkpoint's own adapter type, "
             "dimensions and base model"
         )
     if not same_base:
@@ -203,8 +203,9 @@ def load_training_state(
     refuse_other_constants(run.checkpoint, state["constants"], run.constants)
     if state["data_fingerprint"] != data_fingerprint:
         raise BadInput(
-            f"{run.checkpoint} was trained on other examples than these: the data or the tokenizer has changed. Put "
-            "them back, or train afresh with RESUME=False"
+            f"{run.checkpoint} was trained on other examples than these: "
+            "the data or the tokenizer has changed. "
+            "Put them back, or train afresh with RESUME=False"
         )
     if not unfinished:
         load_adapters(run.checkpoint, model)

@@ -86,7 +86,8 @@ def frozen_head(model: nn.Module) -> nn.Linear | None:
         _verdicts[model] = _is_whole_head(model, head)
         if not _verdicts[model]:
             print(
-                f"{type(model).__name__}: its logits are not just its output projection of its hidden states, "
+                f"{type(model).__name__}: its logits are not just its output projection "
+                "of its hidden states, "
                 "so the loss holds all of them at once"
             )
     return head if _verdicts[model] else None

@@ -73,8 +73,8 @@ def sample_modes(
     with BOS, if the tokenizer has one, as in training. The empty prompt samples from BOS alone.
     """
     if len(modes) > 1 and any(isinstance(module, TrainedLayer) for module in model.modules()):
-        # trained layers cannot serve several good scales with one cache; the noise pairs the modes all the
-        # same
+        # trained layers cannot serve several good scales with one cache;
+        # the noise pairs the modes all the same
         shared = (max_new_tokens, temperature, seed, batch_size)
         return {
             name: sample_modes(model, tokenizer, prompts, {name: modes[name]}, *shared)[name]
@@ -87,8 +87,8 @@ def sample_modes(
             "this model's tokenizer has no BOS token, so there is nothing to sample from without a prompt"
         )
     ends = stop_ids(model, tokenizer)
-    # a fresh config: the model's own may carry a repetition penalty or suppressed tokens, which are not
-    # softmax(logits / T)
+    # a fresh config: the model's own may carry a repetition penalty or suppressed tokens,
+    # which are not softmax(logits / T)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,

@@ -38,8 +38,8 @@ def token_mean_losses(model: nn.Module, batch: Batch) -> Tensor:
         "use_cache": False,
     }
     head = frozen_head(model)
-    # Where the targets are was found out on the host: a boolean mask would make the device wait to count its
-    # ones.
+    # Where the targets are was found out on the host:
+    # a boolean mask would make the device wait to count its ones.
     if head is not None:
         hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)  # [batch * tokens, d]
         found = FrozenLinearCrossEntropy.apply(

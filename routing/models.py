@@ -90,7 +90,8 @@ def load_model(
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise BadInput(
             f"MODEL_NAME={name!r} could not be loaded ({str(error).strip().splitlines()[0]}); give "
-            "'embedded:SmolLM2-135M-Instruct', a local folder, or a Hub id (with HF_TOKEN in .env if it is gated)"
+            "'embedded:SmolLM2-135M-Instruct', a local folder, "
+            "or a Hub id (with HF_TOKEN in .env if it is gated)"
         ) from error
     finally:
         transformers_logging.enable_progress_bar()
@@ -102,8 +103,8 @@ def load_model(
         tokenizer.pad_token = tokenizer.eos_token
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # the frozen embeddings' output needs a gradient, or the first checkpointed layer would have none to
-        # pass on
+        # the frozen embeddings' output needs a gradient,
+        # or the first checkpointed layer would have none to pass on
         model.enable_input_require_grads()
     return (model if dtype == "4bit" else model.to(device)).eval(), tokenizer
 

@@ -62,8 +62,9 @@ class RoutedOptimizer(torch.optim.AdamW):
         for slot, norm in self.grad_norms.items():
             if not torch.finfo(torch.float32).max >= norm:
                 raise BadInput(
-                    f"{self.where}: the gradient of the {slot} adapter is not finite, so nothing was updated; lower "
-                    "the learning rate, look at these examples, or go on from the last checkpoint with RESUME=True"
+                    f"{self.where}: the gradient of the {slot} adapter is not finite, "
+                    "so nothing was updated; lower the learning rate, look at these examples, "
+                    "or go on from the last checkpoint with RESUME=True"
                 )
         for group, total, norm in zip(self.param_groups, totals, norms, strict=True):
             if norm > self.max_grad_norm:

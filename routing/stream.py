@@ -78,8 +78,8 @@ def training_stream(
 
     hook = optimizer.register_step_pre_hook(average)
     if rank():
-        # dropout is to differ between processes (so there a resumed run does not repeat what it would have
-        # drawn)
+        # dropout is to differ between processes
+        # (so there a resumed run does not repeat what it would have drawn)
         torch.manual_seed(hash((seed, start, rank())))
     # two frames up: the code that iterates over this generator
     with deferred_interrupts(sys._getframe(1)) as interrupted:

@@ -24,14 +24,14 @@ class Overlap:
     """
 
     module: str
-    # mean squared cosine of the principal angles between the row spaces of the down (A) matrices: 0 =
-    # orthogonal
+    # mean squared cosine of the principal angles between the row spaces of the down (A) matrices:
+    # 0 = orthogonal
     down: float | None
     up: (
         float | None
     )  # the same for the column spaces of the up (B) matrices; None before they have learned anything
-    # cosine between the effective weight updates B A, as vectors; None behind a ReLU, where there is none,
-    # and for no update
+    # cosine between the effective weight updates B A, as vectors;
+    # None behind a ReLU, where there is none, and for no update
     update: float | None
     random_down: float
     random_up: float
@@ -141,7 +141,8 @@ def format_overlaps(readings: Sequence[Overlap]) -> str:
     for reading in readings:
         kinds.setdefault(reading.module.rsplit(".", 1)[-1], []).append(reading)
     lines = [
-        f"{'module':<12}{'down/A':>9}{'random':>9}{'up/B':>9}{'random':>9}{'update cos':>12}{'random sd':>11}",
+        f"{'module':<12}{'down/A':>9}{'random':>9}{'up/B':>9}{'random':>9}"
+        f"{'update cos':>12}{'random sd':>11}",
     ]
     for kind, group in kinds.items():
         columns = [

@@ -137,7 +137,8 @@ def test_a_run_of_other_defaults_is_not_complete(tmp_path):
     So does one that the sweep set.
     """
     script = tmp_path / "experiment.py"
-    text = 'import x\n\n# %% Constants\nSEED = 0\nLEARNING_RATE = 5e-4\nEVAL_PROMPTS = 4\nRESUME = False\nRUN_NAME = ""\n'
+    text = "import x\n\n# %% Constants\nSEED = 0\nLEARNING_RATE = 5e-4\nEVAL_PROMPTS = 4\n"
+    text += 'RESUME = False\nRUN_NAME = ""\n'
     text += 'HERE = x.y()\n\n# %% Setup\nROUTES = {"a": 1}\nOTHER = 3\n'
     script.write_text(text)
     job = Job("mine", script, ("SEED=1",))

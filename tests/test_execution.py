@@ -18,8 +18,8 @@ from mbpp.execution import run_programs
 
 REPO = Path(__file__).parents[1]
 MBPP = REPO.parent / "shared" / "data" / "mbpp.jsonl"
-# Their test_setup_code uses the class Node that the solution defines, so it fails when it stands before the
-# solution.
+# Their test_setup_code uses the class Node that the solution defines,
+# so it fails when it stands before the solution.
 SETUP_NEEDS_SOLUTION = {367, 927}
 BEST = execution.sandbox_level()
 needs_sandbox = pytest.mark.skipif(BEST == "none", reason="no sandbox works on this machine")
@@ -294,7 +294,8 @@ def test_bad_timeout(timeout):
 
 
 @pytest.mark.parametrize(
-    "program", [("x = 1", "assert x"), ("x = 1", [1]), (b"x = 1", ["assert x"]), ("x = 1", ["x == 1"]), ("x", ["assert ("])]
+    "program",
+    [("x = 1", "assert x"), ("x = 1", [1]), (b"x = 1", ["assert x"]), ("x = 1", ["x == 1"]), ("x", ["assert ("])],
 )  # fmt: skip
 def test_bad_program(program):
     with pytest.raises(ValueError, match="program 1"):

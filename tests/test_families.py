@@ -136,7 +136,8 @@ PARTLY = {
     ),
     "mixtral": (
         lambda: MixtralConfig(**SHAPE, num_local_experts=4),
-        "LoRA on 8 of 8 projections of layers 2..3; not covered: mlp.gate.weight, mlp.experts.gate_up_proj (experts), "
+        "LoRA on 8 of 8 projections of layers 2..3; not covered: "
+        "mlp.gate.weight, mlp.experts.gate_up_proj (experts), "
         "mlp.experts.down_proj (experts)",
         "MLP adapters on 2 of 2 MLPs of layers 2..3",
     ),

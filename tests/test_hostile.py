@@ -26,8 +26,8 @@ TOKEN = "hf_this_is_not_a_real_token"
 TIMEOUT = 2.0
 HONEST = ("def f(x):\n    return [x, {x: str(x)}]", ["assert f(8) == [8, {8: '8'}]", "assert f(8) == f(7)"])
 PRELUDE = "import ctypes, gc, os, signal, socket, sys, time\nlibc = ctypes.CDLL(None)\n"
-# Attacks in one expression: name | acceptable verdicts | what f() returns. @NAMES@ are filled in by the
-# fixture.
+# Attacks in one expression: name | acceptable verdicts | what f() returns.
+# @NAMES@ are filled in by the fixture.
 EXPRESSIONS = r"""
 tcp | error | socket.create_connection(("127.0.0.1", @TCP@), 1).send(b"x") and 8
 tcp_by_libc | failed | 8 if libc.socket(2, 1, 0) >= 0 else 0

@@ -177,11 +177,12 @@ def test_an_honest_solution_with_one_right_answer_is_not_constant():
 def test_crossed_tests():
     assert crossed_tests(DOUBLE) == ["assert double(4) == 6", "assert double(-3) == 6"]
     problem = Problem("2", "", "def f(x):\n    return x", (
-        "assert set(f([1])) == set([1])", "assert set(f([2, 3])) == set([2, 3])", "assert set(f([1, 1])) == set([1])",
+        "assert set(f([1])) == set([1])",
+        "assert set(f([2, 3])) == set([2, 3])",
+        "assert set(f([1, 1])) == set([1])",
     ))  # fmt: skip
-    assert crossed_tests(problem) == [
-        "assert set(f([2, 3])) == set([1])"
-    ]  # the third expects what the first does
+    # the third expects what the first does
+    assert crossed_tests(problem) == ["assert set(f([2, 3])) == set([1])"]
 
 
 def test_code_is_what_is_fenced_or_everything():
@@ -385,7 +386,8 @@ def test_counts_are_exact_and_sets_nested(basics, tokenizer):
 
 
 CHAT = (
-    "{{ bos_token }}{% for turn in messages %}<|{{ turn.role }}|>\n{{ turn.content }}{{ eos_token }}{% endfor %}"
+    "{{ bos_token }}{% for turn in messages %}<|{{ turn.role }}|>\n"
+    "{{ turn.content }}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 

@@ -197,8 +197,8 @@ def _without_good_path(module, plain, x):
     return without + (whole - without).detach()
 
 
-# What each label's examples do to each adapter's gradient, compared with plain training (no routing, both
-# active).
+# What each label's examples do to each adapter's gradient, compared with plain training
+# (no routing, both active).
 TABLE = {  # label: (good, bad)
     None: ("plain", "plain"),
     "bad": ("zero", "plain"),

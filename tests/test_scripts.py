@@ -147,8 +147,8 @@ def test_overrides():
 
 
 def test_run_names_carry_what_distinguishes_them():
-    plain = {"ADAPTER_TYPE": "lora", "LORA_RANK": 8, "BAD_LORA_RANK": 4, "ADAPTER_DIM": 64, "BAD_ADAPTER_DIM": 32,
-             "CAPS": 0.125, "SEED": 3}  # fmt: skip
+    plain = {"ADAPTER_TYPE": "lora", "LORA_RANK": 8, "BAD_LORA_RANK": 4, "ADAPTER_DIM": 64,
+             "BAD_ADAPTER_DIM": 32, "CAPS": 0.125, "SEED": 3}  # fmt: skip
 
     def name(**overrides):
         constants = Constants({**plain, **overrides})

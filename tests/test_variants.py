@@ -231,8 +231,8 @@ def test_sweep_skips_complete_runs_and_goes_on_after_a_failure(scripts, tmp_path
     conditions = [("broken", "experiment.py", ["CAPS_PERCENTAGE=2.0"]),
                   ("b", "experiment_dispersed.py", [])]  # fmt: skip
     evaluation = ["NUM_PROMPTS=2", "NUM_GENERATIONS=1", "MAX_NEW_TOKENS=2"]
-    scripts.constants = ["SEEDS=[0]", "ADAPTER_TYPES=['lora']", f"COMMON={common}", f"CONDITIONS={conditions}",
-                         f"EVALUATION={evaluation}"]  # fmt: skip
+    scripts.constants = ["SEEDS=[0]", "ADAPTER_TYPES=['lora']", f"COMMON={common}",
+                         f"CONDITIONS={conditions}", f"EVALUATION={evaluation}"]  # fmt: skip
     done = scripts("all_caps/sweep.py", check=False)
     assert done.returncode == 1 and "failed: sweep_broken_lora_seed0" in done.stderr
     assert (folder / "plots/sweep_seeds_plot.png").stat().st_size > 10_000
@@ -260,8 +260,8 @@ def test_reading_scripts_run_on_a_finished_run(scripts, tmp_path):
     made = {
         path.name for path in [*(folder / "results/finetune_mine").iterdir(), *(folder / "plots").iterdir()]
     }
-    assert made >= {"samples.json", "from_bos.json", "prefixes.json", "orthogonality.json", "finetune_plot.png",
-                    "finetune_mine_orthogonality.png", "finetune_mine_training.png"}  # fmt: skip
+    assert made >= {"samples.json", "from_bos.json", "prefixes.json", "orthogonality.json",
+                    "finetune_plot.png", "finetune_mine_orthogonality.png", "finetune_mine_training.png"}  # fmt: skip
     missing = scripts("all_caps/plot_results.py", "RUN=none", check=False)
     assert missing.returncode == 1 and "no finished run" in missing.stderr
 
