@@ -183,7 +183,8 @@ class DualAdapter(RoutedModule):
             raise ValueError(
                 f"routed: {'x'.join(map(str, update.shape[:-1]))} routes "
                 "(examples x tokens, 1 = the whole example) "
-                f"do not fit activations of shape {tuple(base.shape)}; give one Route per example of the batch"
+                f"do not fit activations of shape {tuple(base.shape)}; "
+                "give one Route per example of the batch"
             )
         if base.dim() == 2:  # [batch, d]: a model without a token dimension
             update, scale = update[:, 0], scale[:, 0]

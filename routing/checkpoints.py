@@ -114,8 +114,8 @@ def copy_strictly(
         name = sorted(set(have.items()) ^ set(want.items()))[0][0]
         raise BadInput(
             f"{what}, which does not fit this model: {name} is {have.get(name, 'missing')} "
-            f"in the checkpoint and {want.get(name, 'missing')} in the model; use the checkpoint's own adapter type, "
-            "dimensions and base model"
+            f"in the checkpoint and {want.get(name, 'missing')} in the model; "
+            "use the checkpoint's own adapter type, dimensions and base model"
         )
     if not same_base:
         raise BadInput(

@@ -113,10 +113,21 @@ def test_under_autocast(adapter_type):
     assert worst_error(got, want) < 1.5 * max(worst_error(loop, want), torch.tensor(0.01))
 
 
-@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("part", ["model", "layers"])
-def test_with_torch_compile(adapter_type, backend, part):
+# Compiling is slow: of each adapter type and each part one is in the fast tests.
+COMPILED = [
+    ("lora", "layers", "aot_eager"),
+    ("mlp", "model", "aot_eager"),
+    pytest.param("lora", "model", "aot_eager", marks=pytest.mark.slow),
+    pytest.param("mlp", "layers", "aot_eager", marks=pytest.mark.slow),
+    pytest.param("lora", "layers", "inductor", marks=pytest.mark.slow),
+    pytest.param("lora", "model", "inductor", marks=pytest.mark.slow),
+    pytest.param("mlp", "layers", "inductor", marks=pytest.mark.slow),
+    pytest.param("mlp", "model", "inductor", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("adapter_type", "part", "backend"), COMPILED)
+def test_with_torch_compile(adapter_type, part, backend):
     torch._dynamo.reset()
     # inductor fuses, and so rounds differently, what Llama computes in fp32: 1e-6
     model = make(adapter_type, "gpt2")
