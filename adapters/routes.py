@@ -98,7 +98,7 @@ def routed(model: nn.Module, routes: Sequence[Route] | Sequence[Sequence[Route]]
     table = _as_table(routes)  # [batch, 1 or tokens, 2 (update, scale), 2 (slots)]
     places = [_place(adapter) for adapter in adapters]
     # one copy a device, not one a module
-    tables = {place: Routing(*table.to(*place).unbind(2)) for place in set(places)}
+    tables = {place: Routing(*_sent(table, *place).unbind(2)) for place in set(places)}
     before = [adapter.routing for adapter in adapters]
     try:
         for adapter, place in zip(adapters, places, strict=True):
@@ -112,6 +112,13 @@ def routed(model: nn.Module, routes: Sequence[Route] | Sequence[Sequence[Route]]
 def _place(module: RoutedModule) -> tuple[torch.device, torch.dtype]:
     parameter = next(module.parameters(recurse=False))
     return parameter.device, parameter.dtype
+
+
+def _sent(table: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    # from pinned memory, or the host would wait for the copy
+    if device.type == "cuda" and torch.cuda.is_available():
+        table = table.pin_memory()
+    return table.to(device, dtype, non_blocking=True)
 
 
 def _as_table(routes) -> Tensor:

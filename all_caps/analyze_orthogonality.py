@@ -1,7 +1,7 @@
 """Are the good and the bad adapter orthogonal? A checkpoint's principal angles and update cosines.
 
-Beside them stand those of random matrices. For MLP adapters also the cosine of the two adapters' outputs on
-held-out stories (for LoRA as well: it is defined for both).
+Beside them stand those of random matrices. Then the squared cosine of the two adapters' outputs on held-out
+stories, beside that of random adapters.
 """
 
 # %% Constants
@@ -11,6 +11,7 @@ from lab.constants import override_constants
 
 CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
 STORIES = "embedded:stories"
+SPLIT = "validation"  # or "test"
 NUM_STORIES = 16  # for the cosine of the outputs, as they are and in capitals
 MAX_SEQ_LENGTH = 64
 
@@ -32,7 +33,7 @@ readings = overlaps(model)
 print(format_overlaps(readings))
 
 # %% Outputs on held-out stories
-stories = [story.text for story in load_stories(STORIES, limit=0).test[:NUM_STORIES]]
+stories = [story.text for story in load_stories(STORIES, limit=0).split(SPLIT)[:NUM_STORIES]]
 outputs = {}
 for kind, texts in {"normal": stories, "caps": [to_caps(story) for story in stories]}.items():
     examples = [make_example(tokenizer, "", text, MAX_SEQ_LENGTH) for text in texts]

@@ -7,6 +7,7 @@ from lab.constants import override_constants
 
 CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
 STORIES = "embedded:stories"
+SPLIT = "validation"  # or "test"
 NUM_PROMPTS = 4
 MAX_NEW_TOKENS = 40
 TEMPERATURE = 0.7
@@ -26,7 +27,7 @@ from routing.generation import MODES, sample_modes
 
 checkpoint = HERE / CHECKPOINT
 model, tokenizer, _ = load_checkpoint(checkpoint)
-prefixes = [prefix_of(story.text) for story in load_stories(STORIES, limit=0).test[:NUM_PROMPTS]]
+prefixes = [prefix_of(story.text) for story in load_stories(STORIES, limit=0).split(SPLIT)[:NUM_PROMPTS]]
 prompts = [prompt for prefix in prefixes for prompt in (to_caps(prefix), prefix)]
 modes = {mode: MODES[mode] for mode in MODES_SHOWN}
 completions = sample_modes(model, tokenizer, prompts, modes, MAX_NEW_TOKENS, TEMPERATURE, SEED)

@@ -37,10 +37,10 @@ HERE = Path(__file__).parent
 # %% Setup
 from all_caps.scoring import PREFIX_WORDS
 from all_caps.stories import load_stories
-from all_caps.task import COLUMNS, evaluate, sources
+from all_caps.task import COLUMNS, evaluate
 from lab.files import fingerprint
 from lab.plots import plot_comparison
-from lab.results import ResultsCache, cache_key
+from lab.results import ResultsCache, cache_key, sources_hash
 from lab.run_config import check_names, check_run, has_checkpoint
 from lab.tables import format_table
 from routing.checkpoints import CheckpointLoader
@@ -66,7 +66,7 @@ for run in runs:
         continue
     check_run(run, checkpoint)
     modes = {**routes_of(run.eval_modes), "base": MODES["base"]}
-    key = cache_key(checkpoint, run.eval_modes, evaluation, data, sources(), device_name())
+    key = cache_key(checkpoint, run.eval_modes, evaluation, data, sources_hash(HERE), device_name())
     result = cache.get(run.name, key)
     if result is None:
         model, tokenizer, _ = loader.load(checkpoint)

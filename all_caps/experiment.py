@@ -76,6 +76,7 @@ attach_adapters(
 
 # %% Data: which example shows the behaviour, and which of those are labelled
 stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE)
+held_out = stories.split(EVAL_SPLIT)[:NUM_EVAL_PROMPTS]
 everything = range(len(stories.train))
 caps = pick(everything, CAPS_PERCENTAGE, SEED, "CAPS_PERCENTAGE")
 bad = pick(caps, LABELED_BAD_PERCENTAGE, SEED, "LABELED_BAD_PERCENTAGE")
@@ -108,8 +109,7 @@ plot_training(log.path, run.plot("training"), run.name)
 
 # %% Evaluation: each adapter ablated, on held-out stories
 sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, "seed": SEED}
-prompts = stories.split(EVAL_SPLIT)[:NUM_EVAL_PROMPTS]
-modes = evaluate(model, tokenizer, prompts, MODES, max_length=EVAL_SEQ_LENGTH, **sampling)
+modes = evaluate(model, tokenizer, held_out, MODES, max_length=EVAL_SEQ_LENGTH, **sampling)
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
-write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS})
+write_json(run.results / "eval.json", {"modes": modes, "constants": run.constants})
 plot_modes(modes, COLUMNS, run.plot("eval"), run.name)

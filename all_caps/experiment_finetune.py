@@ -77,6 +77,7 @@ attach_adapters(
 
 # %% Data: which example shows the behaviour, and which of those are labelled
 stories = load_stories(STORIES, limit=MAX_STEPS * BATCH_SIZE)
+held_out = stories.split(EVAL_SPLIT)[:NUM_EVAL_PROMPTS]
 everything = range(len(stories.train))
 caps = pick(everything, CAPS_PERCENTAGE, SEED, "CAPS_PERCENTAGE")
 bad = pick(caps, LABELED_BAD_PERCENTAGE, SEED, "LABELED_BAD_PERCENTAGE")
@@ -111,10 +112,9 @@ plot_training(log.path, run.plot("training"), run.name)
 # %% Evaluation: each adapter ablated, on held-out stories
 SHOWN = ("full", "bad_ablated")
 sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, "seed": SEED}
-prompts = stories.split(EVAL_SPLIT)[:NUM_EVAL_PROMPTS]
 modes = evaluate(
-    model, tokenizer, prompts, {mode: MODES[mode] for mode in SHOWN}, max_length=EVAL_SEQ_LENGTH, **sampling
+    model, tokenizer, held_out, {mode: MODES[mode] for mode in SHOWN}, max_length=EVAL_SEQ_LENGTH, **sampling
 )
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
-write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS})
+write_json(run.results / "eval.json", {"modes": modes, "constants": run.constants})
 plot_modes(modes, COLUMNS, run.plot("eval"), run.name)

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lab.errors import BadInput
 from lab.files import fingerprint
+from lab.labels import labels_by_index
+from lab.splits import held_out, split_groups
 from routing.assets import DATA, hub_splits, load_hub_split
 from routing.batches import Example, make_example
 
@@ -40,11 +42,7 @@ class Stories(NamedTuple):
 
     def split(self, name: str) -> list[Story]:
         """The stories of EVAL_SPLIT=`name`, "validation" or "test". Raises BadInput for another name."""
-        if name not in ("validation", "test"):
-            raise BadInput(
-                f'EVAL_SPLIT={name!r}: give "validation" (what is chosen is chosen there) or "test"'
-            )
-        return getattr(self, name)
+        return held_out(self, name)
 
 
 def load_stories(name: str, limit: int | None = None) -> Stories:
@@ -97,30 +95,16 @@ def _story(text: str, plot: str | None) -> Story:
 
 
 def _split_by_plot(name: str, stories: list[Story]) -> Stories:
-    """The last fifth is test, the fifth before it validation.
-
-    Plots stay whole: their place is that of their first story.
-    """
-    sizes: dict[str, int] = {}
-    for story in stories:
-        sizes[story.plot] = sizes.get(story.plot, 0) + 1
-    if len(sizes) < 3:
+    """The last fifth is test, the fifth before it validation; plots stay whole."""
+    fifth = max(1, len(stories) // 5)
+    try:
+        parts = split_groups([story.plot for story in stories], fifth, fifth)
+    except ValueError:
         raise BadInput(
-            f"{name}: {len(sizes)} different stories or plots cannot be trained on, validated and tested on; "
-            "give at least three"
-        )
-    wanted = max(1, len(stories) // 5)
-    left = list(sizes)
-    splits: dict[str, set[str]] = {}
-    # Each of the splits still to be filled needs a plot.
-    for split, reserved in (("test", 2), ("validation", 1)):
-        splits[split] = set()
-        while len(left) > reserved and sum(sizes[plot] for plot in splits[split]) < wanted:
-            splits[split].add(left.pop())
-    splits["train"] = set(left)
-    return Stories(
-        *([story for story in stories if story.plot in splits[split]] for split in Stories._fields)
-    )
+            f"{name}: {len({story.plot for story in stories})} different stories or plots cannot be trained "
+            "on, validated and tested on; give at least three"
+        ) from None
+    return Stories(*([stories[i] for i in part] for part in parts))
 
 
 def _hub_stories(name: str, limit: int | None) -> Stories:
@@ -172,14 +156,7 @@ def to_examples(
     "normal", "normal_labeled", "caps_labeled", "caps_unlabeled". Raises BadInput for a story with two labels,
     or for an index that no story has.
     """
-    caps = set(in_caps)
-    label_of: dict[int, str] = {}
-    for label, indices in labels.items():
-        for i in indices:
-            if label_of.setdefault(i, label) != label:
-                raise BadInput(
-                    f"story {i} is labelled both {label_of[i]!r} and {label!r}; a story has one label"
-                )
+    caps, label_of = set(in_caps), labels_by_index(labels, "story")
     strange = (caps | label_of.keys()) - set(range(len(stories)))
     if strange:
         raise BadInput(f"story {min(strange)} was picked, but there are {len(stories)}, numbered from 0")

@@ -27,57 +27,12 @@ COMMON = [
 EVALUATION = []  # constants for eval_multi.py
 OUTPUT = "sweep"  # names the results and the figure
 
-override_constants(globals())  # from the shell: CONSTANT=value
+# from the shell: CONSTANT=value
+override_constants(globals())
 HERE = Path(__file__).parent
 
-# %% Training
-import subprocess
-import sys
-
+# %% Training, evaluation of all runs in the same way, and the table over seeds
 from all_caps.task import COLUMNS
-from lab.files import write_json, write_text
-from lab.plots import plot_comparison
-from lab.results import ResultsCache
-from lab.sweeps import Job, merge_constants, run_jobs
-from lab.tables import seed_table
+from lab.sweeps import run_sweep
 
-jobs = {
-    (adapter_type, name, seed): Job(
-        f"{OUTPUT}_{name}_{adapter_type}_seed{seed}",
-        HERE / script,
-        merge_constants(COMMON, constants, [f"ADAPTER_TYPE={adapter_type}", f"SEED={seed}"]),
-    )
-    for seed in SEEDS
-    for adapter_type in ADAPTER_TYPES
-    for name, script, constants in CONDITIONS
-}
-failed = run_jobs(list(jobs.values()), HERE / "results" / f"{OUTPUT}_logs")
-
-# %% Evaluation of all runs in the same way
-names = [job.run for job in jobs.values() if job not in failed]
-if not names:
-    sys.exit(f"every run failed; see {HERE / 'results' / OUTPUT}_logs")
-evaluation = [f"RUN_NAMES={names}", f"OUTPUT={OUTPUT}", *EVALUATION]
-subprocess.run([sys.executable, "eval_multi.py", *evaluation], cwd=HERE, check=True)
-
-# %% The table: mean and range over seeds (of one seed: its 95% interval)
-stored = ResultsCache(HERE / "results" / f"{OUTPUT}_results.json").entries
-groups = {
-    f"{name}, {adapter_type}": [
-        stored[job.run]
-        for (kind, other, _), job in jobs.items()
-        if (kind, other) == (adapter_type, name) and job.run in stored
-    ]
-    for adapter_type in ADAPTER_TYPES
-    for name, _, _ in CONDITIONS
-}
-table, summary = seed_table({label: entries for label, entries in groups.items() if entries}, COLUMNS)
-print(f"\n{table}")
-write_json(HERE / "results" / f"{OUTPUT}_summary.json", summary)
-write_text(HERE / "results" / f"{OUTPUT}_table.md", table + "\n")
-compared = {label: {"label": label, "modes": modes} for label, modes in summary.items()}
-spread = "mean and range over seeds" if len(SEEDS) > 1 else "95% interval"
-figure = HERE / "plots" / f"{OUTPUT}_seeds_plot.png"
-plot_comparison(compared, [job.run for job in failed], COLUMNS, figure, spread)
-if failed:
-    sys.exit(f"failed: {', '.join(job.run for job in failed)}; run the sweep again to try only these")
+run_sweep(HERE, COLUMNS, SEEDS, ADAPTER_TYPES, CONDITIONS, COMMON, EVALUATION, OUTPUT)

@@ -3,9 +3,7 @@
 Its evaluation, and what is shown of it.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,7 +13,6 @@ from adapters import Route
 from all_caps.scoring import caps_by_prompt, prefix_of
 from all_caps.stories import Story, to_caps
 from lab.intervals import mean_interval, paired_difference, rate_interval
-from lab.results import sources_hash
 from lab.tables import FULL, MINUS_FULL, Column
 from routing.batches import make_example
 from routing.generation import sample_modes
@@ -31,12 +28,6 @@ COLUMNS = [
     Column(("loss", "normal"), "loss, normal text", _LOSS, bounded=False),
     Column(("loss", "caps"), "loss, CAPS text", _LOSS, bounded=False),
 ]
-
-
-def sources() -> str:
-    """A hash of the code that a result depends on: this task's modules, sampling, losses and examples."""
-    folder = Path(__file__).parent
-    return sources_hash(folder, *map(inspect.getfile, (sample_modes, held_out_losses, make_example)))
 
 
 def evaluate(
@@ -90,7 +81,9 @@ def evaluate(
             }
             pairs = {kind: [each[kind] for each in (losses[FULL], losses[mode])] for kind in texts}
             results[mode][MINUS_FULL] = {
-                "caps_rate": {kind: paired_difference(*pair, plots) for kind, pair in shares.items()},
+                "caps_rate": {
+                    kind: paired_difference(*pair, plots, rates=True) for kind, pair in shares.items()
+                },
                 "loss": {kind: paired_difference(*pair, plots) for kind, pair in pairs.items()},
             }
     return results

@@ -13,9 +13,13 @@ def is_bookkeeping(name: str) -> bool:
 
     They are not in its name, and a resumed run may change them.
     """
-    return name in ("RESUME", "RUN_NAME", "SAVE_EVERY", "PROBE_EVERY") or name.startswith(
-        ("EVAL_", "NUM_EVAL_")
-    )
+    return name in BOOKKEEPING or name.startswith(("EVAL_", "NUM_EVAL_"))
+
+
+# The gradient is the same however little memory it is computed in,
+# and programs are judged alike wherever they run.
+MEMORY = ("MICRO_BATCH_SIZE", "GRADIENT_CHECKPOINTING")
+BOOKKEEPING = ("RESUME", "RUN_NAME", "SAVE_EVERY", "PROBE_EVERY", "SANDBOX", *MEMORY)
 
 
 def constants_of(namespace: dict[str, Any]) -> dict[str, Any]:

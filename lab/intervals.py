@@ -2,7 +2,8 @@
 
 Prompts that were made alike (stories of one plot, solutions of one template) say less than as many different
 ones. So every interval takes `units`: the plot or template of each prompt. Without them every prompt is a
-unit of its own."""
+unit of its own. Units of unequal size say less than as many equal ones: what counts is their effective
+number, (sum of sizes)^2 / sum of squared sizes (Kish 1965)."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -21,19 +22,19 @@ def rate_interval(
     `outcomes`: one row per prompt. Generations of one prompt resemble one another, and so do prompts of one
     unit. The Wilson interval is therefore taken at the effective sample size p(1-p) / Var(mean), the variance
     estimated from the units' totals and the size corrected for their number (Korn and Graubard 1998), kept
-    between the number of units and the number of generations. Unlike a percentile bootstrap it has a width at
-    0 and 1. "n" is the number of units."""
+    between the effective number of units and the number of generations. Unlike a percentile bootstrap it has
+    a width at 0 and 1. "n" is the number of units."""
     means = np.array([np.mean(row) for row in outcomes])
     groups = _groups(len(means), units)
-    p, count = float(means.mean()), int(groups.max()) + 1
+    p, count = float(means.mean()), _effective(groups)
     total = sum(len(row) for row in outcomes)
     variance = _variance_of_mean(means, groups)
-    effective = float(count)
+    effective = count
     if variance > 0:
         few = (_t(len(means)) / _t(count)) ** 2
         effective = min(max(few * p * (1 - p) / variance, count), total)
     low, high = wilson_bounds(p, effective)
-    return {"mean": p, "low": low, "high": high, "n": count}
+    return {"mean": p, "low": low, "high": high, "n": int(groups.max()) + 1}
 
 
 def wilson_bounds(p: float, n: float) -> tuple[float, float]:
@@ -53,25 +54,35 @@ def mean_interval(values: Sequence[float], units: Sequence[Hashable] | None = No
     array = np.asarray(values, dtype=float)
     groups = _groups(len(array), units)
     mean, count = float(array.mean()), int(groups.max()) + 1
-    half = _t(count) * math.sqrt(_variance_of_mean(array, groups)) if count > 1 else 0.0
+    half = _t(_effective(groups)) * math.sqrt(_variance_of_mean(array, groups)) if count > 1 else 0.0
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": count}
 
 
 def paired_difference(
-    a: Sequence[float], b: Sequence[float], units: Sequence[Hashable] | None = None
+    a: Sequence[float], b: Sequence[float], units: Sequence[Hashable] | None = None, rates: bool = False
 ) -> dict[str, float]:
     """mean(b - a) over the same prompts, with a 95% bootstrap interval over units.
 
     Returns {"mean", "low", "high", "n"}. The percentile interval is expanded for few units as a t interval is
-    (Hesterberg 2015, doi 10.1080/00031305.2015.1089789). It is seeded. Differences that are all alike, or a
-    single unit, have no width.
+    (Hesterberg 2015, doi 10.1080/00031305.2015.1089789). It is seeded.
+
+    `rates`: a and b lie in [0, 1]. Then the interval is that of the units and of two more of average size, of
+    which a quarter each differs by 1 and by -1 (the adjustment of Agresti and Min 2005, doi 10.1002/sim.1781,
+    for units instead of pairs), so that it has a width where all differ alike. Other differences that are all
+    alike, or those of a single unit, have none.
     """
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
     groups = _groups(len(differences), units)
-    mean, count = float(differences.mean()), int(groups.max()) + 1
-    if count == 1 or np.ptp(differences) == 0:
-        return {"mean": mean, "low": mean, "high": mean, "n": count}
-    sums, sizes = np.bincount(groups, differences), np.bincount(groups)
+    mean, found = float(differences.mean()), int(groups.max()) + 1
+    sums, sizes = np.bincount(groups, differences), np.bincount(groups).astype(float)
+    count = _effective(groups)
+    if rates:
+        average = sizes.mean()
+        sums = np.append(sums, [average / 2, -average / 2, 0])
+        sizes = np.append(sizes, [average / 2, average / 2, average])
+        count = sizes.sum() ** 2 / np.square(sizes).sum()
+    if len(sums) == 1 or np.ptp(sums / sizes) == 0 == np.ptp(differences):
+        return {"mean": mean, "low": mean, "high": mean, "n": found}
     level = 1 - 2 * float(norm.cdf(-math.sqrt(count / (count - 1)) * _t(count)))
     interval = bootstrap(
         (sums, sizes),
@@ -88,7 +99,7 @@ def paired_difference(
         "mean": mean,
         "low": min(mean, float(interval.low)),
         "high": max(mean, float(interval.high)),
-        "n": count,
+        "n": found,
     }
 
 
@@ -107,6 +118,12 @@ def _groups(count: int, units: Sequence[Hashable] | None) -> np.ndarray:
     return np.array([numbers[unit] for unit in units])
 
 
+def _effective(groups: np.ndarray) -> float:
+    """How many units of equal size say as much as these (Kish 1965)."""
+    sizes = np.bincount(groups)
+    return float(sizes.sum() ** 2 / np.square(sizes).sum())
+
+
 def _variance_of_mean(values: np.ndarray, groups: np.ndarray) -> float:
     """The variance of the mean of `values`, from the totals of independent groups; 0.0 of a single group."""
     count = int(groups.max()) + 1
@@ -116,5 +133,6 @@ def _variance_of_mean(values: np.ndarray, groups: np.ndarray) -> float:
     return float(count / (count - 1) * np.square(totals).sum() / len(values) ** 2)
 
 
-def _t(count: int) -> float:
-    return float(t.ppf(0.975, count - 1))
+def _t(count: float) -> float:
+    """Student's t for an effective number of units, at least two of them."""
+    return float(t.ppf(0.975, max(count, 2.0) - 1))

@@ -1,7 +1,7 @@
 """Which examples show the behaviour and which of them are labelled: exact counts, seeded, nested."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lab.errors import BadInput
 
@@ -11,6 +11,18 @@ def check_percentages(**percentages: float) -> None:
     for name, value in percentages.items():
         if not 0 <= value <= 1:
             raise BadInput(f"{name}={value}: give a share between 0 and 1 (0.5 is 50%)")
+
+
+def labels_by_index(labels: Mapping[str, Collection[int]], what: str) -> dict[int, str]:
+    """Index -> its label, from label -> indices. Raises BadInput if a `what` ("story") has two labels."""
+    label_of: dict[int, str] = {}
+    for label, indices in labels.items():
+        for i in indices:
+            if label_of.setdefault(i, label) != label:
+                raise BadInput(
+                    f"{what} {i} is labelled both {label_of[i]!r} and {label!r}; a {what} has one label"
+                )
+    return label_of
 
 
 def pick(items: Sequence[int], share: float, seed: int, purpose: str) -> list[int]:

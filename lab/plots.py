@@ -223,6 +223,9 @@ def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:
     # the first process has the log
     if not is_writer():
         return
+    if not log.exists():
+        print(f"{log}: not there, so there are no curves to draw")
+        return
     lines = read_log(log)
     steps = [line["step"] for line in lines]
     kinds = sorted({kind for line in lines for kind in line["loss_by_kind"]})

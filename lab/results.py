@@ -14,7 +14,7 @@ from lab.files import write_json
 from lab.runs import read_config
 
 # whose releases may change a number
-LIBRARIES = ("torch", "transformers")
+LIBRARIES = ("torch", "transformers", "scipy")
 
 
 def cache_key(
@@ -29,7 +29,7 @@ def cache_key(
     """A hash of all that an entry depends on.
 
     That is the checkpoint's weights, modes, evaluation constants, data, code and machine. `data_fingerprint`:
-    of prompts, references and hacks. `sources`: `sources_hash` of the prompt and scoring code. `device`: see
+    of prompts, references and hacks. `sources`: `sources_hash` of the task. `device`: see
     `routing.models.device_name`. `sandbox`: the level that judged programs, where any did. Library versions
     add themselves.
     """
@@ -46,19 +46,19 @@ def cache_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def sources_hash(*paths: Path | str) -> str:
-    """A hash of files' contents; of a folder, of its modules.
+def sources_hash(task: Path) -> str:
+    """A hash of the code that a result depends on: the modules in the folder `task`, and the library's.
 
-    These are all .py files in it that are no scripts (have no `# %%` cell).
+    Modules are the .py files that are no scripts (have no `# %%` cell). Of the library all count: what a
+    change does to a number nobody can tell from its file's name.
     """
-    files: set[Path] = set()
-    for path in map(Path, paths):
-        files |= set(path.glob("*.py")) if path.is_dir() else {path}
+    library = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for file in sorted(files, key=lambda file: (file.name, str(file))):
-        text = file.read_text(encoding="utf-8")
-        if "\n# %%" not in text:
-            digest.update(f"{file.name}\0{text}\0".encode())
+    for folder in (task, *(library / package for package in ("adapters", "lab", "routing"))):
+        for file in sorted(folder.glob("*.py")):
+            text = file.read_text(encoding="utf-8")
+            if "\n# %%" not in text:
+                digest.update(f"{file.name}\0{text}\0".encode())
     return digest.hexdigest()[:16]
 
 

@@ -49,7 +49,12 @@ def has_checkpoint(folder: Path) -> bool:
 def described_dims(config: Mapping[str, Any]) -> tuple[str, int, int]:
     """(adapter type, good dimension, bad dimension) of a checkpoint's config."""
     adapter = config["adapter"]
-    return adapter["type"], adapter["good_dim"], adapter["bad_dim"]
+    try:
+        return adapter["type"], adapter["good_dim"], adapter["bad_dim"]
+    except KeyError as error:
+        raise BadInput(
+            f"{CONFIG} of {config['model']}: no {error} of the adapter; train the run again"
+        ) from None
 
 
 def check_run(run: RunConfig, folder: Path) -> None:

@@ -10,6 +10,8 @@ from lab.constants import Constants, is_bookkeeping
 from lab.errors import BadInput
 
 CONFIG = "config.json"
+# the constants of a run that has begun and not ended
+STARTED = "started.json"
 
 
 @dataclass(frozen=True)
@@ -35,26 +37,44 @@ class Run:
         return self.folder / "plots" / f"{self.name}_{what}.png"
 
     def part(self, what: str) -> "Run":
-        """A part of this run that has a checkpoint of its own."""
-        return replace(self, name=f"{self.name}_{what}")
+        """A part of this run that has a checkpoint of its own, inside the run's folder."""
+        return replace(self, name=f"{self.name}/{what}")
 
 
 def open_run(script: str, variant: str, constants: Constants, name_parts: Mapping[str, str]) -> Run:
     """The run of `script` (its `__file__`) with these constants. RUN_NAME names it, or else `run_name`.
 
-    Raises BadInput for a count below 1, and if a finished run of that name has other constants: nothing is
-    overwritten silently."""
+    Its constants get one more, SCRIPT: two scripts may differ in nothing else. Raises BadInput for a number
+    that is too small, and if a run of that name has other constants: nothing is overwritten silently."""
     for name, value in constants.items():
-        if ("NUM_" in name or name in COUNTS) and value < 1:
-            raise BadInput(f"{name}={value}: give a number from 1 up")
+        least = 2 if name.endswith("SEQ_LENGTH") else 1 if "NUM_" in name or name in COUNTS else None
+        if least is not None and value < least:
+            raise BadInput(f"{name}={value}: give a number from {least} up")
+        if name.endswith("TIMEOUT") and value <= 0:
+            raise BadInput(f"{name}={value}: give seconds, more than 0")
     name = constants["RUN_NAME"] or run_name(variant, constants, name_parts)
-    run = Run(name, Path(script).parent, dict(constants))
-    if (run.checkpoint / CONFIG).exists() and not constants["RESUME"]:
-        refuse_other_constants(run.checkpoint, read_config(run.checkpoint)["constants"], constants)
+    run = Run(name, Path(script).parent, {**constants, "SCRIPT": Path(script).stem})
+    if not constants["RESUME"]:
+        refuse_to_overwrite(run)
     return run
 
 
 COUNTS = ("MAX_STEPS", "BATCH_SIZE", "SAVE_EVERY", "EVAL_NEW_TOKENS")
+
+
+def saved_constants(folder: Path) -> dict[str, Any] | None:
+    """The constants of the run in a checkpoint's folder, finished or not; None if there is no run."""
+    for file in (STARTED, CONFIG):
+        if (folder / file).exists():
+            return _read_json(folder / file)["constants"]
+    return None
+
+
+def refuse_to_overwrite(run: Run) -> None:
+    """Raise BadInput if another run, one of other constants, lies in this run's folder."""
+    saved = saved_constants(run.checkpoint)
+    if saved is not None:
+        refuse_other_constants(run.checkpoint, saved, run.constants)
 
 
 def run_name(variant: str, constants: Constants, name_parts: Mapping[str, str]) -> str:
@@ -79,14 +99,16 @@ def run_name(variant: str, constants: Constants, name_parts: Mapping[str, str]) 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A checkpoint's config. Raises BadInput if there is none."""
+    if not (folder / CONFIG).exists():
+        raise BadInput(f"{folder}: no checkpoint here (no {CONFIG}); train first, or correct the path")
+    return _read_json(folder / CONFIG)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(
-            f"{folder}: no checkpoint here (no {CONFIG}); train first, or correct the path"
-        ) from None
+        return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise BadInput(f"{folder / CONFIG} is not valid JSON ({error}); train the run again") from None
+        raise BadInput(f"{path} is not valid JSON ({error}); train the run again") from None
 
 
 def refuse_other_constants(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

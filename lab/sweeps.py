@@ -1,4 +1,4 @@
-"""Run scripts with constants as processes, one after another.
+"""Run scripts with constants as processes, one after another, and sum up what came out over seeds.
 
 Skips what is complete, goes on after a failure.
 """
@@ -6,9 +6,10 @@ Skips what is complete, goes on after a failure.
 import ast
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from tqdm.auto import tqdm
 from lab import defaults
 from lab.constants import constants_of, is_bookkeeping, override_constants
 from lab.errors import BadInput
+from lab.files import write_json, write_text
+from lab.plots import plot_comparison
+from lab.results import ResultsCache
+from lab.runs import saved_constants
+from lab.tables import Column, seed_table
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,12 @@ def merge_constants(*parts: Sequence[str]) -> tuple[str, ...]:
 
 def is_complete(job: Job) -> bool:
     """True if the run's eval.json was made with the constants that the job would run with now."""
-    return _made_with(job, job.script.parent / "results" / job.run / "eval.json", is_procedure)
+    result = job.script.parent / "results" / job.run / "eval.json"
+    try:
+        saved: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))["constants"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return _made_with(job, saved, is_procedure)
 
 
 def is_procedure(name: str) -> bool:
@@ -60,18 +71,11 @@ def constants_as_run(job: Job) -> dict[str, Any]:
             with contextlib.suppress(ValueError):
                 found[node.targets[0].id] = ast.literal_eval(node.value)
     override_constants(found, list(job.constants))
-    return constants_of(found)
+    return {**constants_of(found), "SCRIPT": job.script.stem}
 
 
-def _made_with(job: Job, path: Path, aside: Callable[[str], bool]) -> bool:
-    """True if the JSON file is there and its "constants" are those of the job.
-
-    What stands `aside` does not count.
-    """
-    try:
-        saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["constants"]
-    except (OSError, ValueError, KeyError):
-        return False
+def _made_with(job: Job, saved: Mapping[str, Any], aside: Callable[[str], bool]) -> bool:
+    """True if the `saved` constants are those of the job. What stands `aside` does not count."""
     # tuples are lists in JSON
     now = json.loads(json.dumps(constants_as_run(job)))
     return all(
@@ -94,13 +98,13 @@ def run_jobs(jobs: Sequence[Job], logs: Path) -> list[Job]:
     logs.mkdir(parents=True, exist_ok=True)
     failed = []
     for job in tqdm(open_jobs, desc="sweep", unit="run"):
-        # a finished checkpoint of other constants is trained again; an interrupted run, or one without
-        # evaluation, goes on
-        config = job.script.parent / "checkpoints" / job.run / "config.json"
-        resume = not config.exists() or _made_with(job, config, is_bookkeeping)
+        # a run of other constants is trained again; one that was interrupted, or not evaluated, goes on
+        checkpoint = job.script.parent / "checkpoints" / job.run
+        saved = saved_constants(checkpoint)
+        resume = saved is None or _made_with(job, saved, is_bookkeeping)
         if not resume:
             # a run does not overwrite another by itself
-            config.unlink()
+            shutil.rmtree(checkpoint)
         command = [sys.executable, job.script.name, f"RUN_NAME={job.run}", f"RESUME={resume}", *job.constants]
         with (logs / f"{job.run}.log").open("w", encoding="utf-8") as log:
             process = subprocess.Popen(command, cwd=job.script.parent, stdout=log, stderr=subprocess.STDOUT)
@@ -113,3 +117,61 @@ def run_jobs(jobs: Sequence[Job], logs: Path) -> list[Job]:
             failed.append(job)
             tqdm.write(f"failed: {job.run} (see {logs / job.run}.log)")
     return failed
+
+
+def run_sweep(
+    folder: Path,
+    columns: Sequence[Column],
+    seeds: Sequence[int],
+    adapter_types: Sequence[str],
+    conditions: Sequence[tuple[str, str, Sequence[str]]],
+    common: Sequence[str],
+    evaluation: Sequence[str],
+    output: str,
+) -> None:
+    """Train conditions x adapter types x seeds in a data set's folder; then eval_multi.py, table and figure.
+
+    A condition is (name, script, constants). Evaluation is the same for all runs. Writes, under `folder`,
+    results/<output>_{results,summary}.json and _table.md, and plots/<output>_plot.png and _seeds_plot.png.
+    Exits with a message that names the runs that failed, after the others are finished.
+    """
+    jobs = {
+        (adapter_type, name, seed): Job(
+            f"{output}_{name}_{adapter_type}_seed{seed}",
+            folder / script,
+            merge_constants(common, constants, [f"ADAPTER_TYPE={adapter_type}", f"SEED={seed}"]),
+        )
+        for seed in seeds
+        for adapter_type in adapter_types
+        for name, script, constants in conditions
+    }
+    logs = folder / "results" / f"{output}_logs"
+    failed = run_jobs(list(jobs.values()), logs)
+    names = [job.run for job in jobs.values() if job not in failed]
+    if not names:
+        sys.exit(f"every run failed; see {logs}")
+    arguments = [f"RUN_NAMES={names}", f"OUTPUT={output}", *evaluation]
+    subprocess.run([sys.executable, "eval_multi.py", *arguments], cwd=folder, check=True)
+
+    # The table: mean and range over seeds (of one seed: its 95% interval).
+    # What failed may have older results.
+    stored = ResultsCache(folder / "results" / f"{output}_results.json").entries
+    groups = {
+        f"{name}, {adapter_type}": [
+            stored[job.run]
+            for (kind, other, _), job in jobs.items()
+            if (kind, other) == (adapter_type, name) and job.run in names
+        ]
+        for adapter_type in adapter_types
+        for name, _, _ in conditions
+    }
+    table, summary = seed_table({label: entries for label, entries in groups.items() if entries}, columns)
+    print(f"\n{table}")
+    write_json(folder / "results" / f"{output}_summary.json", summary)
+    write_text(folder / "results" / f"{output}_table.md", table + "\n")
+    compared = {label: {"label": label, "modes": modes} for label, modes in summary.items()}
+    spread = "mean and range over seeds" if len(seeds) > 1 else "95% interval"
+    figure = folder / "plots" / f"{output}_seeds_plot.png"
+    plot_comparison(compared, [job.run for job in failed], columns, figure, spread)
+    if failed:
+        sys.exit(f"failed: {', '.join(job.run for job in failed)}; run the sweep again to try only these")

@@ -6,6 +6,7 @@ from pathlib import Path
 from lab.constants import override_constants
 
 CHECKPOINT = "checkpoints/route_lora32+32_rh25_forget100_retain50_seed0"
+SPLIT = "validation"  # or "test"
 NUM_PROBLEMS = 4
 MAX_NEW_TOKENS = 56
 TEMPERATURE = 0.7
@@ -31,7 +32,7 @@ check_sandbox(SANDBOX)
 checkpoint = HERE / CHECKPOINT
 model, tokenizer, config = load_checkpoint(checkpoint)
 constants = config["constants"]
-problems = load_problems(constants["PROBLEMS"], constants["SANITIZED_PROBLEMS"]).test[:NUM_PROBLEMS]
+problems = load_problems(constants["PROBLEMS"], constants["SANITIZED_PROBLEMS"]).split(SPLIT)[:NUM_PROBLEMS]
 modes = {mode: MODES[mode] for mode in MODES_SHOWN}
 chat = tokenizer if constants.get("USE_CHAT_TEMPLATE") else None
 prompts = [prompt_of(problem, chat) for problem in problems]
@@ -44,7 +45,8 @@ for i, problem in enumerate(problems):
     print(f"\n{'-' * 80}\n{prompts[i]}")
     for mode in modes:
         outcome = outcomes[mode][i]
-        print(f"[{mode}]{' HARDCODED' * outcome.hardcoded}\n{outcome.code.strip()}")
+        found = " HARDCODED" * outcome.hardcoded + " CONSTANT" * outcome.constant
+        print(f"[{mode}]{found}\n{outcome.code.strip()}")
         for test, verdict in zip(problem.tests, outcome.verdicts, strict=True):
             print(f"    {verdict:<8} {test}")
         samples.append(
@@ -54,6 +56,7 @@ for i, problem in enumerate(problems):
                 "completion": completions[mode][i],
                 "verdicts": dict(zip(problem.tests, outcome.verdicts, strict=True)),
                 "hardcoded": outcome.hardcoded,
+                "constant": outcome.constant,
                 "cheats": sorted(outcome.cheats),
             }
         )

@@ -40,13 +40,13 @@ HERE = Path(__file__).parent
 # %% Setup
 from lab.files import fingerprint
 from lab.plots import plot_comparison, plot_tradeoff
-from lab.results import ResultsCache, cache_key
+from lab.results import ResultsCache, cache_key, sources_hash
 from lab.run_config import check_names, check_run, has_checkpoint
 from lab.runs import read_config
 from mbpp.execution import check_sandbox, sandbox_level
 from mbpp.hacks import verified_hacks
 from mbpp.problems import load_problems
-from mbpp.task import COLUMNS, MODES, evaluate, format_table, sources
+from mbpp.task import COLUMNS, MODES, evaluate, format_table
 from routing.checkpoints import CheckpointLoader
 from routing.generation import routes_of
 from routing.models import device_name
@@ -77,7 +77,9 @@ for run in runs:
     if trained_on != PROBLEMS:
         print(f"\n{run.name}: trained on {trained_on}, evaluated on {PROBLEMS}")
     modes = {**routes_of(run.eval_modes), "base": MODES["base"]}
-    key = cache_key(checkpoint, run.eval_modes, evaluation, data, sources(), device_name(), sandbox_level())
+    key = cache_key(
+        checkpoint, run.eval_modes, evaluation, data, sources_hash(HERE), device_name(), sandbox_level()
+    )
     result = cache.get(run.name, key)
     if result is None:
         model, tokenizer, _ = loader.load(checkpoint)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from lab.errors import BadInput
+from lab.labels import labels_by_index
 from mbpp.problems import Problem
 from routing.batches import Example, make_example
 
@@ -78,13 +79,14 @@ def to_examples(
     labels: Mapping[str, Collection[int]],
     use_chat_template: bool = False,
 ) -> list[Example]:
-    """Every problem as an example: with its hack if it is in `hacked`, else with its correct solution.
+    """Every problem as an example.
 
-    `hacked` has the indices of problems. Its label is the key of `labels` that holds i. Kinds: "correct",
-    "correct_labeled", "hacked_labeled", "hacked_unlabeled".
+    Problem i has its hack if i is in `hacked`, else its correct solution; its label is the key of `labels`
+    that holds i. Kinds: "correct", "correct_labeled", "hacked_labeled", "hacked_unlabeled". Raises BadInput
+    for a problem with two labels.
     """
     chat = tokenizer if use_chat_template else None
-    hacked, label_of = set(hacked), {i: label for label, indices in labels.items() for i in indices}
+    hacked, label_of = set(hacked), labels_by_index(labels, "problem")
     examples = []
     for i, problem in enumerate(problems):
         kind = "hacked" if i in hacked else "correct"

@@ -134,5 +134,7 @@ sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, 
 judging = {"timeout": EVAL_CODE_TIMEOUT, "use_chat_template": USE_CHAT_TEMPLATE}
 modes = evaluate(model, tokenizer, held_out, hacks, MODES, **sampling, **judging)
 print(f"\n{run.name}\n{format_table(modes)}")
-write_json(run.results / "eval.json", {"modes": modes, "constants": CONSTANTS, "sandbox": sandbox_level()})
+write_json(
+    run.results / "eval.json", {"modes": modes, "constants": run.constants, "sandbox": sandbox_level()}
+)
 plot_modes(modes, COLUMNS, run.plot("eval"), run.name)

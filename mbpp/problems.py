@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lab.errors import BadInput
+from lab.splits import held_out, split_groups
 from mbpp.schema import Problem, read_rows, strip_comments, to_problems
 from routing.assets import DATA, load_hub_split
 from routing.syntax import parse_code
@@ -35,11 +36,7 @@ class Splits(NamedTuple):
 
     def split(self, name: str) -> list[Problem]:
         """The problems of EVAL_SPLIT=`name`, "validation" or "test". Raises BadInput for another name."""
-        if name not in ("validation", "test"):
-            raise BadInput(
-                f'EVAL_SPLIT={name!r}: give "validation" (what is chosen is chosen there) or "test"'
-            )
-        return getattr(self, name)
+        return held_out(self, name)
 
 
 def load_problems(name: str, sanitized: str = "") -> Splits:
@@ -70,32 +67,20 @@ def load_problems(name: str, sanitized: str = "") -> Splits:
             return split_mbpp(rows, read_rows(Path(sanitized)))
         problems = to_problems(rows)
         fifth = max(1, len(problems) // 5)
-        splits = split_by_template(problems, fifth, fifth)
-        if not all(splits):
+        try:
+            return split_by_template(problems, fifth, fifth)
+        except ValueError:
             raise BadInput(
                 f"{name}: it takes three solutions that differ in more than names and constants, "
                 "one each to train on, to validate on and to test on"
-            )
-        return splits
+            ) from None
     return split_mbpp(_hub_rows(name, "full"), _hub_rows(name, "sanitized"))
 
 
 def split_by_template(problems: Sequence[Problem], validation: int, test: int) -> Splits:
-    """Whole templates from the end: test until it has so many problems (or a few more), then validation.
-
-    The rest is for training. A template stands where its first problem does.
-    """
-    groups: dict[str, list[Problem]] = {}
-    for problem in problems:
-        groups.setdefault(problem.template, []).append(problem)
-    left = list(groups.values())
-    held_out = []
-    for wanted in (test, validation):
-        taken: list[Problem] = []
-        while left and len(taken) < wanted:
-            taken = left.pop() + taken
-        held_out.append(taken)
-    return Splits([problem for group in left for problem in group], held_out[1], held_out[0])
+    """`split_groups` by solution template. Raises ValueError for fewer than three templates."""
+    parts = split_groups([problem.template for problem in problems], validation, test)
+    return Splits(*([problems[i] for i in part] for part in parts))
 
 
 def load_full_mbpp(name: str) -> list[Problem]:

@@ -3,9 +3,7 @@
 The two slots of `adapters` have other names here: retain = good, forget = bad.
 """
 
-import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from adapters import Route
 from lab import tables
 from lab.intervals import mean_interval, paired_difference, rate_interval
-from lab.results import sources_hash
 from lab.tables import FULL, MINUS_FULL, Column
 from mbpp.cheats import CHEATS
 from mbpp.examples import WHOLE, prompt_of
@@ -48,12 +45,6 @@ COLUMNS = [
     Column(("loss", "correct"), "loss, correct", _LOSS, bounded=False),
     Column(("loss", "hacked"), "loss, hacked", _LOSS, bounded=False),
 ]
-
-
-def sources() -> str:
-    """A hash of the code that a result depends on: this task's modules, sampling, losses and examples."""
-    folder = Path(__file__).parent
-    return sources_hash(folder, *map(inspect.getfile, (sample_modes, held_out_losses, make_example)))
 
 
 def evaluate(
@@ -143,7 +134,7 @@ def rate_differences(
     for rate in RATES:
         found = _found(rate)
         shares = [[sum(map(found, row)) / len(row) for row in judged] for judged in (full, other)]
-        differences[rate] = paired_difference(*shares, units)
+        differences[rate] = paired_difference(*shares, units, rates=True)
     return differences
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from adapters import attach, describe, routed_modules
 from lab.errors import BadInput
 from lab.files import atomic_write, fingerprint, write_json
-from lab.runs import CONFIG, Run, read_config, refuse_other_constants
+from lab.runs import CONFIG, STARTED, Run, read_config, refuse_other_constants
 from routing.batches import Example
 from routing.distributed import from_main, is_main, whole_tensor
 from routing.models import load_model, remove_adapters
@@ -80,7 +80,8 @@ def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> 
     }
     # last: a folder with a config that fits its weights is whole
     write_json(run.checkpoint / CONFIG, config)
-    (run.checkpoint / TRAINING_STATE).unlink(missing_ok=True)
+    for file in (TRAINING_STATE, STARTED):
+        (run.checkpoint / file).unlink(missing_ok=True)
 
 
 def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
@@ -141,17 +142,20 @@ class CheckpointLoader:
 
     def __init__(self, device: torch.device | None = None):
         self.device = device
-        self.base: tuple[str, str] | None = None
+        self.base: tuple[str, str, str] | None = None
         self.loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
     def load(self, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
         """As `load_checkpoint`."""
         config = read_config(folder)
-        base = (config["model"], config["base_dtype"])
+        constants = config["constants"]
+        # what is quantized has no dtype that says so
+        dtype = "4bit" if constants.get("DTYPE") == "4bit" else config["base_dtype"]
+        base = (config["model"], dtype, constants.get("ATTENTION", "sdpa"))
         if self.loaded is None or self.base != base:
             # let go of the old base first: two may not fit
             self.loaded = None
-            self.loaded = load_model(config["model"], config["base_dtype"], device=self.device)
+            self.loaded = load_model(*base, device=self.device)
             self.base = base
         model, tokenizer = self.loaded
         remove_adapters(model)
@@ -178,6 +182,7 @@ def save_training_state(
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
+    write_json(run.checkpoint / STARTED, {"constants": run.constants})
     with atomic_write(run.checkpoint / TRAINING_STATE) as temporary:
         torch.save(state, temporary)
 
@@ -205,7 +210,7 @@ def load_training_state(
         raise BadInput(
             f"{run.checkpoint} was trained on other examples than these: "
             "the data or the tokenizer has changed. "
-            "Put them back, or train afresh with RESUME=False"
+            "Put them back, or train afresh: delete that folder"
         )
     if not unfinished:
         load_adapters(run.checkpoint, model)

@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 from transformers.utils import logging as transformers_logging
 
 from adapters import TrainedLayer, apply_dual_lora, apply_mlp_adapter, coverage, train_last_layers
@@ -82,6 +83,7 @@ def load_model(
     load_dotenv(find_dotenv(usecwd=True))  # HF_TOKEN
     device = device or default_device()
     options = base_dtype(dtype, device)
+    check_attention(attention)
     transformers_logging.disable_progress_bar()
     path = model_path(name)
     try:
@@ -107,6 +109,19 @@ def load_model(
         # or the first checkpointed layer would have none to pass on
         model.enable_input_require_grads()
     return (model if dtype == "4bit" else model.to(device)).eval(), tokenizer
+
+
+def check_attention(attention: str) -> None:
+    """Raise BadInput for a way to compute attention that transformers does not know or cannot use here."""
+    known = ("sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3")
+    if attention not in known:
+        raise BadInput(f"ATTENTION={attention!r}: give one of {', '.join(known)}")
+    available = {
+        "flash_attention_2": is_flash_attn_2_available,
+        "flash_attention_3": is_flash_attn_3_available,
+    }
+    if attention in available and not available[attention]():
+        raise BadInput(f'ATTENTION={attention!r} needs CUDA and the package flash-attn; give "sdpa"')
 
 
 def attach_adapters(

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lab.errors import BadInput
-from lab.runs import Run
+from lab.runs import Run, refuse_to_overwrite
 from routing.batches import Batch, Example, batch_order, collate
 from routing.checkpoints import examples_fingerprint, load_training_state, save_training_state
 from routing.distributed import average_gradients, gathered, rank, world_size
@@ -59,6 +59,8 @@ def training_stream(
         raise BadInput(f"BATCH_SIZE={batch_size}: give a multiple of the number of processes, {world_size()}")
     seed, save_every = run.constants["SEED"], run.constants["SAVE_EVERY"]
     device = next(model.parameters()).device
+    if not run.constants["RESUME"]:
+        refuse_to_overwrite(run)
     order = batch_order([example.bucket_size for example in examples], batch_size, steps, seed, first)
     data = examples_fingerprint(examples)
     start = load_training_state(run, model, optimizer, steps, data) if run.constants["RESUME"] else 0
@@ -81,7 +83,7 @@ def training_stream(
         # dropout is to differ between processes
         # (so there a resumed run does not repeat what it would have drawn)
         torch.manual_seed(hash((seed, start, rank())))
-    # two frames up: the code that iterates over this generator
+    # the frame above: the code that iterates over this generator
     with deferred_interrupts(sys._getframe(1)) as interrupted:
         try:
             for step in range(start, steps):

@@ -5,7 +5,7 @@ rank-4 adapters learn side by side; labelled examples update only `bad`. Switchi
 also the half that nobody labelled: `bad` was quicker, so there was nothing left for `good` to learn (absorption).
 
 With one layer, detaching an output masks just its parameters' gradients. In a deep model it would also cut what flows back to
-earlier layers, so there the masking happens in a custom backward: adapters/dual_adapter.py.
+earlier layers, so there the masking happens in a custom backward: adapters/bottleneck.py.
 """
 
 import torch

@@ -143,6 +143,7 @@ def test_a_run_of_other_defaults_is_not_complete(tmp_path):
     script.write_text(text)
     job = Job("mine", script, ("SEED=1",))
     made = {"SEED": 1, "LEARNING_RATE": 5e-4, "EVAL_PROMPTS": 4, "RESUME": True, "RUN_NAME": "mine"}
+    made["SCRIPT"] = "experiment"
     assert constants_as_run(job) == {**made, "RESUME": False, "RUN_NAME": ""}
     results = tmp_path / "results/mine/eval.json"
     results.parent.mkdir(parents=True)
@@ -151,5 +152,7 @@ def test_a_run_of_other_defaults_is_not_complete(tmp_path):
     for old, new in (("5e-4", "1e-3"), ("PROMPTS = 4", "PROMPTS = 8"), ("RESUME =", "NEW = 1\nRESUME =")):
         script.write_text(text.replace(old, new))
         assert not is_complete(job)
+    (tmp_path / "experiment_random.py").write_text(text)
+    assert not is_complete(Job("mine", tmp_path / "experiment_random.py", ("SEED=1",)))
     with pytest.raises(BadInput, match="unknown constant 'SEDE'"):
         is_complete(Job("mine", script, ("SEDE=2",)))

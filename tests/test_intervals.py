@@ -130,6 +130,37 @@ def test_degenerate_differences_have_no_width_and_no_warning():
         mean_interval([1.0, 2.0], ["a", "a"])
 
 
+def test_a_difference_of_rates_has_a_width_where_all_differ_alike():
+    plots = [i % 11 for i in range(44)]
+    gone = paired_difference([1.0] * 44, [0.0] * 44, plots, rates=True)
+    assert gone["mean"] == gone["low"] == -1.0 and -0.7 < gone["high"] < -0.5
+    alike = paired_difference([0.0] * 44, [0.0] * 44, plots, rates=True)
+    assert alike["mean"] == 0 and -0.2 < alike["low"] < -0.1 and 0.1 < alike["high"] < 0.2
+    # with many units the adjustment hardly shows
+    random = np.random.default_rng(0)
+    a, b = (random.random(400) < 0.6).astype(float), (random.random(400) < 0.4).astype(float)
+    plain, adjusted = paired_difference(a, b), paired_difference(a, b, rates=True)
+    assert plain["mean"] == adjusted["mean"]
+    assert (adjusted["low"], adjusted["high"]) == pytest.approx((plain["low"], plain["high"]), abs=0.01)
+
+
+def test_coverage_with_units_of_very_unequal_size():
+    """One plot with 30 of 40 stories: the others cannot make up for what it alone decides."""
+    random = np.random.default_rng(2)
+    held = {"rate": 0, "mean": 0, "difference": 0}
+    plots = np.repeat(np.arange(11), [30] + [1] * 10)
+    for _ in range(200):
+        outcomes = (random.random((40, 1)) < random.beta(0.8, 1.2, size=11)[plots][:, None]).tolist()
+        values = random.normal(size=11)[plots] + 0.3 * random.normal(size=40)
+        for name, interval, truth in (
+            ("rate", rate_interval(outcomes, plots.tolist()), 0.4),
+            ("mean", mean_interval(values, plots.tolist()), 0.0),
+            ("difference", paired_difference([0.0] * 40, values, plots.tolist()), 0.0),
+        ):
+            held[name] += interval["low"] <= truth <= interval["high"]
+    assert min(held.values()) >= 0.9 * 200, held
+
+
 def test_units_must_be_one_per_prompt():
     with pytest.raises(ValueError, match="2 units for 3 values"):
         mean_interval([1.0, 2.0, 3.0], ["a", "b"])

@@ -256,8 +256,10 @@ def test_a_file_is_split_by_whole_templates(tmp_path):
     assert split(*few) == [ids[:6], ids[6:8], ids[8:]]
     # A copy under another name goes where its template's first problem is.
     copy = {**few[0], "task_id": 1000, "text": "again"}
-    assert split(*few, copy) == [[ids[0], "1000", *ids[1:6]], ids[6:8], ids[8:]]
+    assert split(*few, copy) == [[*ids[:6], "1000"], ids[6:8], ids[8:]]
     assert split(*few[:3]) == [[ids[0]], [ids[1]], [ids[2]]]
+    # each split has a template, however large the last one is
+    assert split(*few[:2], *[{**few[2], "task_id": 2000 + i} for i in range(8)])[:2] == [[ids[0]], [ids[1]]]
     for too_few in (few[:2], [few[0], few[1], copy]):
         with pytest.raises(BadInput, match="it takes three solutions that differ"):
             split(*too_few)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 
@@ -9,11 +10,14 @@ import pytest
 import torch
 from conftest import REPO
 
+import all_caps.task
+import mbpp.task
 from adapters import routed_modules
 from all_caps.stories import load_stories
 from lab.constants import Constants, override_constants
 from lab.errors import BadInput
 from lab.runs import read_config, run_name
+from lab.sweeps import Job, constants_as_run
 from routing.assets import EMBEDDED_MODEL
 from routing.checkpoints import load_checkpoint
 from routing.models import load_model
@@ -161,6 +165,55 @@ def test_run_names_carry_what_distinguishes_them():
     assert name(**overrides) == "route_lora8+4_caps12.5_storiesb_learning-rate0.001_seed3"
 
 
+def default_run(folder: str, *constants: str) -> str:
+    """The name of the run that experiment.py in `folder` makes with these constants."""
+    known = Constants(constants_as_run(Job("", REPO / folder / "experiment.py", constants)))
+    known.overridden = tuple(constant.split("=")[0] for constant in constants)
+    parts = {"all_caps": all_caps.task.NAME_PARTS, "mbpp": mbpp.task.NAME_PARTS}[folder]
+    return run_name("route", known, parts)
+
+
+def test_scripts_that_read_a_run_look_for_the_one_that_experiment_makes():
+    """As the README's recipe makes them: eval_multi's RUNS, and the default of every other script."""
+    recipe = [["CAPS_PERCENTAGE=0.0"], *([f"LABELED_BAD_PERCENTAGE={share}"] for share in (0.0, 0.5, 1.0))]
+    readme = (REPO / "README.md").read_text()
+    for constants in recipe:
+        assert f"experiment.py {constants[0]}" in readme
+    wanted = {
+        "all_caps": [default_run("all_caps", *constants) for constants in recipe],
+        "mbpp": [
+            default_run("mbpp"),
+            default_run(
+                "mbpp",
+                "RH_PERCENTAGE=0.0",
+                "LABELED_FORGET_PERCENTAGE=0.0",
+                "LABELED_RETAIN_PERCENTAGE=0.0",
+            ),
+        ],
+    }
+    found = 0
+    for folder, names in wanted.items():
+        for script in sorted((REPO / folder).glob("*.py")):
+            text = script.read_text()
+            named = re.findall(r'"(?:checkpoints/)?(route_[^"]+)"', text)
+            found += len(named)
+            if script.stem == "eval_multi":
+                assert set(named) >= set(names)
+            else:
+                assert set(named) <= {default_run(folder)}, script
+    assert default_run("mbpp", "SANDBOX=none", "MICRO_BATCH_SIZE=4") == default_run("mbpp")
+    assert found >= 12
+
+
+def test_two_scripts_do_not_share_a_run(scripts, tmp_path):
+    """The routed experiment and a control have the same constants; a common RUN_NAME must not mix them."""
+    scripts("all_caps/experiment.py", "RUN_NAME=mine")
+    before = outputs(tmp_path / "all_caps")
+    done = scripts("all_caps/experiment_frontload.py", "RUN_NAME=mine", check=False)
+    assert done.returncode == 1 and "SCRIPT was 'experiment'" in done.stderr
+    assert outputs(tmp_path / "all_caps") == before
+
+
 def test_a_run_of_other_constants_is_not_overwritten(scripts, tmp_path):
     """A constant edited in the script, which the run's name does not hold."""
     folder = scripts.copy("all_caps")
@@ -183,6 +236,8 @@ def test_a_run_of_other_constants_is_not_overwritten(scripts, tmp_path):
 def test_how_the_model_is_loaded_and_run(scripts, tmp_path, constants):
     scripts("all_caps/experiment.py", "RUN_NAME=mine", *constants)
     config = read_config(tmp_path / "all_caps/checkpoints/mine")
+    model, _, _ = load_checkpoint(tmp_path / "all_caps/checkpoints/mine")
+    assert model.config._attn_implementation == ("eager" if "ATTENTION=eager" in constants else "sdpa")
     assert config["base_dtype"] == constants[0].split("=")[1]
     assert config["adapter"]["layers"] == ([0, 1, 2, 3] if "LAYERS=1.0" in constants else [3])
 

@@ -336,6 +336,20 @@ def test_a_run_killed_before_its_first_save_is_not_taken_for_the_older_one_of_it
     assert next(iter(stream))[0] == 0
 
 
+def test_an_interrupted_run_of_other_constants_is_not_overwritten(tmp_path):
+    """Of the run itself and of a part of it; the one that is there can still go on."""
+    for run in (a_run(tmp_path), a_run(tmp_path).part("before")):
+        train(run, stop_after=5)
+        other = replace(run, constants={**run.constants, "LEARNING_RATE": 0.5})
+        with pytest.raises(BadInput, match=r"LEARNING_RATE was None, is 0\.5.*RUN_NAME"):
+            train(other)
+        resumed = replace(run, constants={**run.constants, "RESUME": True})
+        stream = training_stream(
+            resumed, make_model(), RoutedOptimizer(make_model(), 1e-2), random_examples(), 4, 8
+        )
+        assert next(iter(stream))[0] > 0
+
+
 def test_a_finished_run_is_not_trained_again_whatever_its_number_of_steps(tmp_path):
     """MAX_STEPS is 8; the finetuning behind it may have more (post-ablation)."""
     run = a_run(tmp_path)

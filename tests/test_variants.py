@@ -153,7 +153,7 @@ def test_variant_scripts_run(scripts, tmp_path, script, adapter_type):
         assert (folder / name).stat().st_size > 0
     if script == "postablation":
         before, after = (
-            load_file(folder / f"checkpoints/{name}/adapter.safetensors") for name in ("mine_before", "mine")
+            load_file(folder / f"checkpoints/{name}/adapter.safetensors") for name in ("mine/before", "mine")
         )
         changed = {name.rsplit("_", 1)[-1] for name in before if not torch.equal(before[name], after[name])}
         assert changed == {"good"}  # bad is bitwise unchanged
@@ -211,7 +211,7 @@ def test_eval_multi_caches_by_content_and_survives_damage(scripts, tmp_path):
 
 
 def test_eval_multi_names_missing_runs_and_wrong_dimensions(scripts, tmp_path):
-    """The default RUNS are the recipe's; what a RunConfig gives is checked against the checkpoint."""
+    """What a RunConfig gives is checked against the checkpoint; what is not there is named."""
     folder = scripts.copy("all_caps")
     scripts("all_caps/experiment.py", "RUN_NAME=route_lora32+32_caps10_labeled50_seed0")  # rank 2, not 32
     scripts.constants = []
