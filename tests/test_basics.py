@@ -56,6 +56,7 @@ def outcome(function: Any, arguments: list[Any]) -> tuple[str, Any]:
         return "error", type(error)
 
 
+@pytest.mark.slow
 def test_the_files_are_what_the_generator_makes() -> None:
     for split, rows in make_basics().items():
         written = (EMBEDDED / f"basics_{split}.jsonl").read_bytes()
