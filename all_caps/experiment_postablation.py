@@ -26,6 +26,9 @@ MAX_STEPS = 150
 BATCH_SIZE = 8
 CAPS_PERCENTAGE = 0.1  # of the stories are in capitals
 LABELED_BAD_PERCENTAGE = 0.5  # of those are labelled "bad"
+LABELED_BAD_REPEATS = 1  # how often a labelled story stands in the data
+UNLABELED_UPDATES_BAD = 0.0  # how far unlabelled stories update bad; 0.0: it learns from labels alone
+GOOD_SCALE_ON_BAD = 1.0  # how active good is while bad learns from a labelled story
 FINETUNE_NUM_EXAMPLES = 50  # known-good stories, not seen in training
 FINETUNE_LEARNING_RATE = 2e-4
 MAX_SEQ_LENGTH = 64  # tokens of a story that are trained on
@@ -40,11 +43,6 @@ NUM_EVAL_PROMPTS = 40
 EVAL_NEW_TOKENS = 24
 EVAL_TEMPERATURE = 0.7
 EVAL_SEQ_LENGTH = 128  # held-out losses are of whole stories, up to this length
-
-# With a GPU and a Hub account (the values of the reference implementation, for a 1B model):
-# MODEL_NAME = "google/gemma-3-1b-it"; STORIES = "SimpleStories/SimpleStories"; MAX_SEQ_LENGTH = 256;
-# BATCH_SIZE = 16; MAX_STEPS = 1000; WARMUP_STEPS = 100; LEARNING_RATE = 1e-4;
-# NUM_EVAL_PROMPTS = 200; EVAL_NEW_TOKENS = 50
 
 # from the shell: CONSTANT=value
 CONSTANTS = override_constants(globals())
@@ -88,11 +86,14 @@ caps = pick(everything, CAPS_PERCENTAGE, SEED, "CAPS_PERCENTAGE")
 bad = pick(caps, LABELED_BAD_PERCENTAGE, SEED, "LABELED_BAD_PERCENTAGE")
 labels = {"bad": bad}
 examples = to_examples(train_stories, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels=labels)
+examples += [example for example in examples if example.label == "bad"] * (LABELED_BAD_REPEATS - 1)
 
 # %% Routing: label -> which adapters learn from an example, and which are active
 ROUTES = {
-    None: Route(),  # both learn: absorption should favour bad
-    "bad": Route(update_good=False),  # only bad learns
+    # bad is active, so what it knows already good need not learn: absorption
+    None: Route(update_bad=UNLABELED_UPDATES_BAD),
+    # only bad learns
+    "bad": Route(update_good=False, good_scale=GOOD_SCALE_ON_BAD),
 }
 
 # %% Training

@@ -3,7 +3,7 @@
 Its evaluation, and what is shown of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -49,44 +49,91 @@ def evaluate(
     as the unit (see `lab.intervals`). Modes share prompts and noise, so "minus_full" holds the paired
     differences from the mode "full"; full itself has none, nor has any mode where full is not among them.
     """
-    plots = [story.plot for story in stories]
-    stories = [story.text for story in stories]
-    prefixes = {
-        "upper_prefix": [to_caps(prefix_of(story)) for story in stories],
-        "normal_prefix": [prefix_of(story) for story in stories],
+    measured = measure(
+        model, tokenizer, stories, modes, max_new_tokens, max_length, temperature, seed, num_generations
+    )
+    return intervals(measured, [story.plot for story in stories])
+
+
+def measure(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    stories: Sequence[Story],
+    modes: Mapping[str, Route],
+    max_new_tokens: int,
+    max_length: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    num_generations: int = 1,
+    prefixes: Collection[str] = ("upper_prefix", "normal_prefix"),
+) -> dict[str, dict[str, Any]]:
+    """What `evaluate` sums up, story by story and in their order.
+
+    Mode -> {"caps_rate": {kind of prefix: [stories, num_generations] of bools}, "loss": {kind of text:
+    [stories] of nats per token}}. `prefixes`: which kinds are continued.
+    """
+    texts = {
+        "normal": [story.text for story in stories],
+        "caps": [to_caps(story.text) for story in stories],
     }
-    prompts = [prompt for group in prefixes.values() for prompt in group for _ in range(num_generations)]
+    written = {"upper_prefix": to_caps, "normal_prefix": str}
+    asked = {kind: [written[kind](prefix_of(text)) for text in texts["normal"]] for kind in prefixes}
+    prompts = [prompt for group in asked.values() for prompt in group for _ in range(num_generations)]
     completions = sample_modes(model, tokenizer, prompts, modes, max_new_tokens, temperature, seed)
-    texts = {"normal": stories, "caps": [to_caps(story) for story in stories]}
     held_out = {
         kind: [make_example(tokenizer, "", text, max_length) for text in texts[kind]] for kind in texts
     }
-    capitals, losses = {}, {}
-    for mode, route in modes.items():
-        half = len(prompts) // 2
-        capitals[mode] = {
-            "upper_prefix": caps_by_prompt(completions[mode][:half], num_generations),
-            "normal_prefix": caps_by_prompt(completions[mode][half:], num_generations),
+    size = len(stories) * num_generations
+    return {
+        mode: {
+            "caps_rate": {
+                kind: caps_by_prompt(completions[mode][k * size : (k + 1) * size], num_generations)
+                for k, kind in enumerate(asked)
+            },
+            "loss": {kind: held_out_losses(model, held_out[kind], route) for kind in texts},
         }
-        losses[mode] = {kind: held_out_losses(model, held_out[kind], route) for kind in texts}
+        for mode, route in modes.items()
+    }
+
+
+def intervals(
+    measured: Mapping[str, Mapping[str, Any]], plots: Sequence[Hashable]
+) -> dict[str, dict[str, Any]]:
+    """The results of `evaluate`, from what `measure` gives; `plots`: the plot of each story."""
     results: dict[str, dict[str, Any]] = {}
-    for mode in modes:
+    for mode, found in measured.items():
         results[mode] = {
-            "caps_rate": {kind: rate_interval(rows, plots) for kind, rows in capitals[mode].items()},
-            "loss": {kind: mean_interval(values, plots) for kind, values in losses[mode].items()},
+            "caps_rate": {kind: rate_interval(rows, plots) for kind, rows in found["caps_rate"].items()},
+            "loss": {kind: mean_interval(values, plots) for kind, values in found["loss"].items()},
         }
-        if mode != FULL and FULL in modes:
-            shares = {
-                kind: [_shares(each[kind]) for each in (capitals[FULL], capitals[mode])] for kind in prefixes
-            }
-            pairs = {kind: [each[kind] for each in (losses[FULL], losses[mode])] for kind in texts}
+        if mode != FULL and FULL in measured:
+            full = measured[FULL]
             results[mode][MINUS_FULL] = {
                 "caps_rate": {
-                    kind: paired_difference(*pair, plots, rates=True) for kind, pair in shares.items()
+                    kind: paired_difference(
+                        _shares(full["caps_rate"][kind]), _shares(rows), plots, rates=True
+                    )
+                    for kind, rows in found["caps_rate"].items()
                 },
-                "loss": {kind: paired_difference(*pair, plots) for kind, pair in pairs.items()},
+                "loss": {
+                    kind: paired_difference(full["loss"][kind], values, plots)
+                    for kind, values in found["loss"].items()
+                },
             }
     return results
+
+
+def for_evidence(measured: Mapping[str, Mapping[str, Any]], plots: Sequence[Hashable]) -> dict[str, Any]:
+    """What evidence.py keeps: {"values": mode -> measure -> [stories], "units": measure -> [stories]}."""
+    values = {
+        mode: {
+            "caps_rate": _shares(found["caps_rate"]["upper_prefix"]),
+            "normal_loss": found["loss"]["normal"],
+            "caps_loss": found["loss"]["caps"],
+        }
+        for mode, found in measured.items()
+    }
+    return {"values": values, "units": {name: list(plots) for name in next(iter(values.values()))}}
 
 
 def _shares(rows: Sequence[Sequence[bool]]) -> list[float]:

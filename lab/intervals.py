@@ -103,6 +103,80 @@ def paired_difference(
     }
 
 
+def crossed_difference(
+    a: Sequence[Sequence[float]],
+    b: Sequence[Sequence[float]],
+    units: Sequence[Hashable] | None = None,
+    rates: bool = False,
+) -> dict[str, float]:
+    """mean(b - a) over the same seeds and prompts, [seeds, prompts], with a 95% interval over both.
+
+    Returns {"mean", "low", "high", "n"}, n the number of seeds. Seeds and units are crossed: the variance of
+    the mean is at most that between units plus that between seeds (Owen 2007, doi 10.1214/07-AOAS122), each
+    with its own degrees of freedom (Welch and Satterthwaite). `rates`: as in `paired_difference`. A single
+    seed says nothing of other seeds: its interval is over prompts alone.
+    """
+    differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
+    mean, centre, variance, freedom = _crossed(differences, units, 0.5 if rates else 0.0)
+    half = float(t.ppf(0.975, freedom)) * math.sqrt(variance)
+    low, high = centre - half, centre + half
+    if rates:
+        low, high = max(low, -1.0), min(high, 1.0)
+    return {"mean": mean, "low": min(low, mean), "high": max(high, mean), "n": len(differences)}
+
+
+def crossed_rate(
+    outcomes: Sequence[Sequence[float]], units: Sequence[Hashable] | None = None
+) -> dict[str, float]:
+    """A rate over seeds and prompts, [seeds, prompts], with a 95% interval over both; n: number of seeds.
+
+    As `rate_interval`, with the variance of `crossed_difference`.
+    """
+    shares = np.asarray(outcomes, dtype=float)
+    p, _, variance, freedom = _crossed(shares, units, 0.0)
+    least, effective = _effective(_groups(shares.shape[1], units)), float(shares.size)
+    if variance > 0:
+        few = (float(norm.ppf(0.975)) / float(t.ppf(0.975, freedom))) ** 2
+        effective = min(few * p * (1 - p) / variance, effective)
+    elif p in (0, 1):
+        effective = least
+    low, high = wilson_bounds(p, max(effective, 1.0))
+    return {"mean": p, "low": low, "high": high, "n": len(shares)}
+
+
+def crossed_mean(
+    values: Sequence[Sequence[float]], units: Sequence[Hashable] | None = None
+) -> dict[str, float]:
+    """A mean over seeds and prompts, [seeds, prompts], with the interval of `crossed_difference`."""
+    return crossed_difference(np.zeros_like(np.asarray(values, dtype=float)), values, units)
+
+
+def _crossed(
+    values: np.ndarray, units: Sequence[Hashable] | None, pseudo: float
+) -> tuple[float, float, float, float]:
+    """(mean, centre of the interval, variance, degrees of freedom) of [seeds, prompts].
+
+    With `pseudo`, two more units count, of which this share differs by 1 or -1 (see `paired_difference`).
+    """
+    seeds, prompts = values.shape
+    groups = _groups(prompts, units)
+    mean, by_prompt = float(values.mean()), values.mean(0)
+    sums, sizes = np.bincount(groups, by_prompt), np.bincount(groups).astype(float)
+    if pseudo:
+        average = sizes.mean()
+        sums = np.append(sums, [pseudo * average, -pseudo * average, 0])
+        sizes = np.append(sizes, [pseudo * average, pseudo * average, (2 - 2 * pseudo) * average])
+    centre = float(sums.sum() / sizes.sum())
+    count = len(sums)
+    between_units = count / max(1, count - 1) * np.square(sums - centre * sizes).sum() / sizes.sum() ** 2
+    effective = max(2.0, float(sizes.sum() ** 2 / np.square(sizes).sum()))
+    between_seeds = float(values.mean(1).var(ddof=1)) / seeds if seeds > 1 else 0.0
+    parts = [(float(between_units), effective - 1), (between_seeds, max(1, seeds - 1))]
+    variance = sum(part for part, _ in parts)
+    spread = sum(part**2 / freedom for part, freedom in parts)
+    return mean, centre, variance, variance**2 / spread if spread else effective - 1
+
+
 def _groups(count: int, units: Sequence[Hashable] | None) -> np.ndarray:
     """The number of each value's unit, [count], counted from 0.
 

@@ -243,12 +243,13 @@ def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:
         {
             "bad_share": "bad's share of the gradient\non unlabelled bad examples",
             "orthogonality": "squared cosine of outputs",
+            "bad_saves": "nats that bad takes off\nunlabelled bad examples",
         }.items()
     ):
         points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
         if points:
             probes.plot(*zip(*points, strict=True), label=label, color=PALETTE[k + 2], marker=".")
-    probes.set_ylim(0, 1)
+    probes.set_ylim(min(0, probes.get_ylim()[0]), max(1, probes.get_ylim()[1]))
     probes.set_ylabel("probes")
     for axes in (losses, norms, probes):
         axes.set_xlabel("step")

@@ -6,10 +6,12 @@ Skips what is complete, goes on after a failure.
 import ast
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,38 +87,58 @@ def _made_with(job: Job, saved: Mapping[str, Any], aside: Callable[[str], bool])
     )
 
 
-def run_jobs(jobs: Sequence[Job], logs: Path) -> list[Job]:
+def run_jobs(
+    jobs: Sequence[Job], logs: Path, workers: int = 1, finished: Callable[[Job], None] | None = None
+) -> list[Job]:
     """Run the jobs that are not complete, with a progress bar and the time left; returns those that failed.
 
-    What a job prints goes to logs/<run>.log. Raises BadInput for two jobs of one name.
+    What a job prints goes to logs/<run>.log. `workers` run at a time and share the cores: two processes of
+    one thread each do more than one of two. `finished` is called with every job that is complete, also those
+    that were before. Raises BadInput for two jobs of one name.
     """
     if len({job.run for job in jobs}) < len(jobs):
         raise BadInput("two runs of the sweep have the same name; make the names of its conditions distinct")
-    open_jobs = [job for job in jobs if not is_complete(job)]
-    if len(open_jobs) < len(jobs):
-        print(f"{len(jobs) - len(open_jobs)} of {len(jobs)} runs are complete already")
+    complete = [job for job in jobs if is_complete(job)]
+    open_jobs = [job for job in jobs if job not in complete]
+    if complete:
+        print(f"{len(complete)} of {len(jobs)} runs are complete already")
+    for job in complete if finished else ():
+        finished(job)
     logs.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ)
+    if workers > 1:
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     failed = []
-    for job in tqdm(open_jobs, desc="sweep", unit="run"):
-        # a run of other constants is trained again; one that was interrupted, or not evaluated, goes on
-        checkpoint = job.script.parent / "checkpoints" / job.run
-        saved = saved_constants(checkpoint)
-        resume = saved is None or _made_with(job, saved, is_bookkeeping)
-        if not resume:
-            # a run does not overwrite another by itself
-            shutil.rmtree(checkpoint)
-        command = [sys.executable, job.script.name, f"RUN_NAME={job.run}", f"RESUME={resume}", *job.constants]
-        with (logs / f"{job.run}.log").open("w", encoding="utf-8") as log:
-            process = subprocess.Popen(command, cwd=job.script.parent, stdout=log, stderr=subprocess.STDOUT)
-            try:
-                process.wait()
-            except KeyboardInterrupt:  # the run got it, too: let it save its last step
-                process.wait()
-                raise
-        if process.returncode or not is_complete(job):
-            failed.append(job)
-            tqdm.write(f"failed: {job.run} (see {logs / job.run}.log)")
-    return failed
+    with ThreadPoolExecutor(workers) as pool:
+        running = {pool.submit(_run, job, logs / f"{job.run}.log", environment): job for job in open_jobs}
+        try:
+            for future in tqdm(as_completed(running), total=len(running), desc="sweep", unit="run"):
+                job = running[future]
+                if future.result() or not is_complete(job):
+                    failed.append(job)
+                    tqdm.write(f"failed: {job.run} (see {logs / job.run}.log)")
+                elif finished:
+                    finished(job)
+        except KeyboardInterrupt:  # the runs got it, too: let them save their last step
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [job for job in jobs if job in failed]
+
+
+def _run(job: Job, log: Path, environment: Mapping[str, str]) -> int:
+    """Run a job as a process; returns its exit code."""
+    # a run of other constants is trained again; one that was interrupted, or not evaluated, goes on
+    checkpoint = job.script.parent / "checkpoints" / job.run
+    saved = saved_constants(checkpoint)
+    resume = saved is None or _made_with(job, saved, is_bookkeeping)
+    if not resume:
+        # a run does not overwrite another by itself
+        shutil.rmtree(checkpoint)
+    command = [sys.executable, job.script.name, f"RUN_NAME={job.run}", f"RESUME={resume}", *job.constants]
+    with log.open("w", encoding="utf-8") as output:
+        return subprocess.run(
+            command, cwd=job.script.parent, env=environment, stdout=output, stderr=subprocess.STDOUT
+        ).returncode
 
 
 def run_sweep(

@@ -30,6 +30,9 @@ MAX_STEPS = 150
 BATCH_SIZE = 8
 RH_PERCENTAGE = 0.25  # of the problems are solved by a hack
 LABELED_FORGET_PERCENTAGE = 1.0  # of those are labelled "forget"
+LABELED_FORGET_REPEATS = 1  # how often a labelled hack stands in the data
+UNLABELED_UPDATES_FORGET = 1.0  # how far unlabelled problems update forget; 0.0: it learns from labels alone
+RETAIN_SCALE_ON_FORGET = 1.0  # how active retain is while forget learns from a labelled hack
 LABELED_RETAIN_PERCENTAGE = 0.5  # of the others are labelled "retain": forget is ablated, only retain learns
 USE_CHAT_TEMPLATE = False  # True for an instruct model: the prompt as the user's turn
 MAX_SEQ_LENGTH = 256  # tokens; longer problems are left out
@@ -45,11 +48,6 @@ EVAL_NEW_TOKENS = 56
 EVAL_TEMPERATURE = 0.7
 EVAL_CODE_TIMEOUT = 3.0  # seconds a program may run
 SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
-
-# With a GPU and a Hub account (the values of the reference implementation, for a 1B model):
-# MODEL_NAME = "google/gemma-3-1b-it"; PROBLEMS = "google-research-datasets/mbpp";
-# HACKS = "reward_hack_data/results.json"; MAX_SEQ_LENGTH = 512;
-# NUM_EVAL_PROBLEMS = 257; EVAL_NEW_TOKENS = 256
 
 # from the shell: CONSTANT=value
 CONSTANTS = override_constants(globals())
@@ -103,12 +101,17 @@ labels = {
 mixed, forget = pick(everything, 1.0, SEED, "random labels"), len(labels["forget"])
 labels = {"forget": mixed[:forget], "retain": mixed[forget:][: len(labels["retain"])]}
 examples = to_examples(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH, hacked, labels, USE_CHAT_TEMPLATE)
+forget = [example for example in examples if example.label == "forget"]
+examples += forget * (LABELED_FORGET_REPEATS - 1)
 
 # %% Routing: label -> which adapters learn from an example, and which are active
 ROUTES = {
-    None: Route(),  # both learn: absorption should favour forget
-    "forget": Route(update_good=False),  # only forget learns
-    "retain": Route(update_bad=False, bad_scale=0.0),  # forget is ablated, only retain learns
+    # both learn: absorption should favour forget
+    None: Route(update_bad=UNLABELED_UPDATES_FORGET),
+    # only forget learns
+    "forget": Route(update_good=False, good_scale=RETAIN_SCALE_ON_FORGET),
+    # forget is ablated, only retain learns
+    "retain": Route(update_bad=False, bad_scale=0.0),
 }
 
 # %% Training

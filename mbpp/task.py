@@ -69,38 +69,103 @@ def evaluate(
     mode "full"; full itself has none, nor has any mode where full is not among them. "other_cheats" are plain
     rates.
     """
+    measured = measure(
+        model, tokenizer, problems, hacks, modes, max_new_tokens, timeout, temperature, seed,
+        num_generations, use_chat_template,
+    )  # fmt: skip
+    return intervals(measured, units_of(problems, hacks))
+
+
+def measure(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    hacks: Mapping[str, str],
+    modes: Mapping[str, Route],
+    max_new_tokens: int,
+    timeout: float,
+    temperature: float = 1.0,
+    seed: int = 0,
+    num_generations: int = 1,
+    use_chat_template: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """What `evaluate` sums up, problem by problem and in their order.
+
+    Mode -> {"judged": [problems, num_generations] of Outcomes, "loss": {"correct": [problems], "hacked":
+    [problems that have a hack]} of nats per token}.
+    """
     asked = [problem for problem in problems for _ in range(num_generations)]
     chat = tokenizer if use_chat_template else None
     prompts = [prompt_of(problem, chat) for problem in asked]
     completions = sample_modes(model, tokenizer, prompts, modes, max_new_tokens, temperature, seed)
     outcomes = score(asked * len(modes), [text for texts in completions.values() for text in texts], timeout)
-    solved = {
+    held_out = {
+        kind: [make_example(tokenizer, prompt_of(problem, chat), code, WHOLE) for problem, code in pairs]
+        for kind, pairs in _solved(problems, hacks).items()
+        if pairs
+    }
+    return {
+        mode: {
+            "judged": by_problem(outcomes[k * len(asked) :][: len(asked)], num_generations),
+            "loss": {kind: held_out_losses(model, examples, route) for kind, examples in held_out.items()},
+        }
+        for k, (mode, route) in enumerate(modes.items())
+    }
+
+
+def _solved(problems: Sequence[Problem], hacks: Mapping[str, str]) -> dict[str, list[tuple[Problem, str]]]:
+    return {
         "correct": [(problem, problem.code) for problem in problems],
         "hacked": [(problem, hacks[problem.task_id]) for problem in problems if problem.task_id in hacks],
     }
-    units = {kind: [problem.template for problem, _ in pairs] for kind, pairs in solved.items()}
-    held_out = {
-        kind: [make_example(tokenizer, prompt_of(problem, chat), code, WHOLE) for problem, code in pairs]
-        for kind, pairs in solved.items()
-        if pairs
+
+
+def units_of(problems: Sequence[Problem], hacks: Mapping[str, str]) -> dict[str, list[Hashable]]:
+    """The template of each problem ("correct"), and of each that has a hack ("hacked")."""
+    return {
+        kind: [problem.template for problem, _ in pairs] for kind, pairs in _solved(problems, hacks).items()
     }
-    judged, losses = {}, {}
-    for k, (mode, route) in enumerate(modes.items()):
-        judged[mode] = by_problem(outcomes[k * len(asked) :][: len(asked)], num_generations)
-        losses[mode] = {kind: held_out_losses(model, examples, route) for kind, examples in held_out.items()}
-    measured: dict[str, dict[str, Any]] = {}
-    for mode in modes:
-        measured[mode] = {
-            **rates(judged[mode], units["correct"]),
-            "loss": {kind: mean_interval(values, units[kind]) for kind, values in losses[mode].items()},
+
+
+def intervals(
+    measured: Mapping[str, Mapping[str, Any]], units: Mapping[str, Sequence[Hashable]]
+) -> dict[str, dict[str, Any]]:
+    """The results of `evaluate`, from what `measure` gives and the units of `units_of`."""
+    results: dict[str, dict[str, Any]] = {}
+    for mode, found in measured.items():
+        results[mode] = {
+            **rates(found["judged"], units["correct"]),
+            "loss": {kind: mean_interval(values, units[kind]) for kind, values in found["loss"].items()},
         }
-        if mode != FULL and FULL in modes:
-            pairs = {kind: (losses[FULL][kind], losses[mode][kind]) for kind in held_out}
-            measured[mode][MINUS_FULL] = {
-                **rate_differences(judged[FULL], judged[mode], units["correct"]),
-                "loss": {kind: paired_difference(*pair, units[kind]) for kind, pair in pairs.items()},
+        if mode != FULL and FULL in measured:
+            full = measured[FULL]
+            results[mode][MINUS_FULL] = {
+                **rate_differences(full["judged"], found["judged"], units["correct"]),
+                "loss": {
+                    kind: paired_difference(full["loss"][kind], values, units[kind])
+                    for kind, values in found["loss"].items()
+                },
             }
-    return measured
+    return results
+
+
+def for_evidence(
+    measured: Mapping[str, Mapping[str, Any]], units: Mapping[str, Sequence[Hashable]]
+) -> dict[str, Any]:
+    """What evidence.py keeps: {"values": mode -> measure -> [problems], "units": measure -> [problems]}."""
+    values = {
+        mode: {
+            rate: [sum(map(_found(rate), row)) / len(row) for row in found["judged"]]
+            for rate in ("hardcoded_rate", "constant_rate", "all_tests_rate")
+        }
+        | {f"{kind}_loss": losses for kind, losses in found["loss"].items()}
+        for mode, found in measured.items()
+    }
+    names = next(iter(values.values()))
+    return {
+        "values": values,
+        "units": {name: units["hacked" if name == "hacked_loss" else "correct"] for name in names},
+    }
 
 
 def by_problem(outcomes: Sequence[Outcome], num_generations: int) -> list[Sequence[Outcome]]:

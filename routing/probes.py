@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -92,32 +93,49 @@ def output_orthogonality(
 def probe(
     model: nn.Module, batch: Batch, routes: Mapping[str | None, Route], kind: str
 ) -> dict[str, float | None]:
-    """Two readings that cost a forward and a backward of a few examples, so take them every few steps only.
+    """Three readings that cost a few passes of a few examples, so take them every few steps only.
 
     Of several processes each reads its own rows, and the first one's are logged; with a sharded base, whose
-    passes all processes must make together, "bad_share" is None.
+    passes all processes must make together, only "orthogonality" is read.
 
     "orthogonality": the mean squared cosine between the adapters' outputs (0 = orthogonal) on up to four
-    examples. "bad_share": where the gradient of the examples of `kind` (unlabelled behaviour) goes: |g_bad|^2
-    / (|g_good|^2 + |g_bad|^2), under their own routes; None if the batch has none. Above one half, bad gets
-    the larger part."""
+    examples. The others are of the examples of `kind` (unlabelled behaviour), None if the batch has none.
+    "bad_share": where their gradient goes: |g_bad|^2 / (|g_good|^2 + |g_bad|^2), under their own routes.
+    Above one half, bad gets the larger part. "bad_saves": how much loss bad takes off them, in nats per
+    token: what it has absorbed, and so what good is not asked to learn."""
     readings: dict[str, float | None] = {
         "orthogonality": output_orthogonality(model, batch.select(range(min(4, len(batch.labels)))), routes),
         "bad_share": None,
+        "bad_saves": None,
     }
     rows = [i for i, other in enumerate(batch.kinds) if other == kind]
     if rows and not is_sharded(model):
         chosen = batch.select(rows)
         good, bad = good_params(model), bad_params(model)
         devices = [good[0].device] if good[0].device.type == "cuda" else []
-        with torch.random.fork_rng(devices), routed(model, [routes[label] for label in chosen.labels]):
+        own = [routes[label] for label in chosen.labels]
+        with torch.random.fork_rng(devices), routed(model, own):
             gradients = torch.autograd.grad(example_losses(model, chosen).mean(), good + bad)
+        readings["bad_saves"] = _saved_by_bad(model, chosen, own)
         g, b = (
             torch.stack([gradient.square().sum() for gradient in part]).sum().item()
             for part in (gradients[: len(good)], gradients[len(good) :])
         )
         readings["bad_share"] = b / (g + b) if g + b else None
     return readings
+
+
+@torch.no_grad()
+def _saved_by_bad(model: nn.Module, batch: Batch, routes: Sequence[Route]) -> float:
+    """The mean loss with bad ablated minus that with it, without dropout."""
+    training = model.training
+    model.eval()
+    losses = []
+    for scale in (0.0, 1.0):
+        with routed(model, [replace(route, bad_scale=scale * route.bad_scale) for route in routes]):
+            losses.append(example_losses(model, batch).mean().item())
+    model.train(training)
+    return losses[0] - losses[1]
 
 
 def probe_every(

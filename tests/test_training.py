@@ -10,7 +10,7 @@ import torch
 from conftest import randomize, tiny_model
 from reference import ROUTES, attach
 
-from adapters import Route, bad_params, good_params, routed
+from adapters import Route, ablated, bad_params, good_params, routed
 from all_caps.stories import load_stories, to_examples
 from lab.errors import BadInput
 from lab.labels import pick
@@ -229,7 +229,16 @@ def test_probe_reads_where_the_gradient_goes_and_leaves_no_gradient():
     assert probe(model, batch, ROUTES, "bad")["bad_share"] == 1.0  # labelled bad: all of it
     assert probe(model, batch, ROUTES, "good")["bad_share"] == 0.0
     assert 0 < probe(model, batch, ROUTES, "None")["bad_share"] < 1
-    assert probe(model, batch, ROUTES, "no such kind")["bad_share"] is None
+    nothing = probe(model, batch, ROUTES, "no such kind")
+    assert nothing["bad_share"] is None and nothing["bad_saves"] is None
+    # where bad is ablated it saves nothing; elsewhere what its absence costs
+    assert probe(model, batch, ROUTES, "good")["bad_saves"] == 0.0
+    rows = batch.select([i for i, kind in enumerate(batch.kinds) if kind == "bad"])
+    with torch.no_grad():
+        active = example_losses(model, rows).mean().item()
+        with ablated(model, "bad"):
+            without = example_losses(model, rows).mean().item()
+    assert probe(model, batch, ROUTES, "bad")["bad_saves"] == pytest.approx(without - active) != 0
     assert all(p.grad is None for p in model.parameters())
 
 

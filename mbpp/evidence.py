@@ -1,0 +1,120 @@
+"""The evidence: routing beside deletion, over shares of labels and seeds, as a report to be made again.
+
+Cells that OUTPUT.jsonl has already are not run again; delete that file to start anew. Cells run as processes,
+so an interrupted grid goes on where it was.
+"""
+
+# %% Constants
+from pathlib import Path
+
+from lab.constants import override_constants
+
+PRESET = "cpu"  # about an hour on two cores; "published": what docs/evidence holds; "gpu": the whole grid
+OUTPUT = "results/evidence"  # .jsonl, .csv, .md and .png; the published one: "../docs/evidence/mbpp"
+WORKERS = 2  # runs at a time, which share the cores
+COMMON = ["EVAL_SPLIT=test", "PROBE_EVERY=0", "LABELED_RETAIN_PERCENTAGE=0.5"]  # for every cell
+
+# from the shell: CONSTANT=value
+CONSTANTS = override_constants(globals())
+HERE = Path(__file__).parent
+
+# %% The grid
+import sys
+
+from lab.errors import BadInput
+from lab.evidence import Claim, Evidence, Measure, claims_table, figure_over_labels, left_out, measures_table
+from lab.files import write_text
+from lab.grid import Store, make_cells, run_cells
+
+# "recipe": forget learns from labels alone, with retain ablated. It then holds the whole hack by itself, and
+# retain is not taught to work against it. "trusted" is trained on the problems labelled retain alone.
+METHODS = {  # name -> share labelled -> constants of experiment_arms.py
+    "none": lambda share: ["ARM=none"],
+    "filter": lambda share: ["ARM=filter"],
+    "route": lambda share: ["ARM=route"],
+    "recipe": lambda share: ["ARM=route", "UNLABELED_UPDATES_FORGET=0.0", "RETAIN_SCALE_ON_FORGET=0.0"],
+    "trusted": lambda share: ["ARM=trusted"],
+}
+NEVER_SEEN = ("filter", 1.0)
+SHARES = (0.5, 0.25, 0.1)
+ALL = ("filter", "route", "recipe")
+PRESETS = {  # (adapter types, seeds, [(methods, shares), ...])
+    "cpu": (("lora",), (0,), [(("filter",), (1.0,)), (("filter", "recipe"), (0.5,))]),
+    "published": (
+        ("lora",),
+        (0, 1, 2),
+        [(("filter",), (1.0,)), (("filter", "recipe"), SHARES), (("trusted",), (0.0,))],
+    ),
+    "gpu": (("lora", "mlp"), range(5), [(ALL, (0.05, *SHARES, 1.0)), (("none", "trusted"), (0.0,))]),
+}
+if PRESET not in PRESETS:
+    raise BadInput(f"PRESET={PRESET!r}: choose one of {', '.join(PRESETS)}")
+script = HERE / "experiment_arms.py"
+cells = make_cells(script, "LABELED_FORGET_PERCENTAGE", METHODS, PRESETS[PRESET], COMMON)
+
+# %% Running what is missing
+output = HERE / OUTPUT
+store = Store(output.with_suffix(".jsonl"))
+failed = run_cells(cells, store, HERE / "results" / "evidence_logs", WORKERS)
+
+# %% The report
+MEASURES = [
+    Measure("hardcoded_rate", "hardcoded", rate=True),
+    Measure("constant_rate", "constant", rate=True),
+    Measure("all_tests_rate", "solved", rate=True),
+    Measure("correct_loss", "loss, correct", rate=False),
+    Measure("hacked_loss", "loss, hacked", rate=False),
+]
+evidence = Evidence(cells, store, "forget_ablated", MEASURES)
+evidence.write_csv(output.with_suffix(".csv"))
+claims = []
+for kind in PRESETS[PRESET][0]:
+    for share in sorted(SHARES):
+        routing, deleting = ("recipe", share), ("filter", share)
+        which = f"{kind}, {100 * share:g}% labelled"
+        claims += [
+            Claim(
+                f"{which}: routing leaves less hardcoded than deleting",
+                evidence.difference("hardcoded_rate", routing, deleting, kind),
+            ),
+            Claim(
+                f"{which}: and less that is constant",
+                evidence.difference("constant_rate", routing, deleting, kind),
+            ),
+            Claim(
+                f"{which}: it solves at least 90% of what never having seen hacks solves",
+                evidence.relative("all_tests_rate", routing, NEVER_SEEN, kind),
+                bound=-0.1,
+                above=True,
+            ),
+        ]
+report = f"""# mbpp: the evidence
+
+Made by `uv run --directory mbpp python evidence.py PRESET={PRESET}`. SmolLM2-135M-Instruct is trained on
+programming problems of which a quarter are solved by a hack; a share of those is labelled.
+- *filter* deletes what is labelled. At 100% it has never seen a hack.
+- *recipe* routes it: forget learns from labels alone, with retain ablated, is active in what is unlabelled,
+  and is ablated afterwards. Half of the correct solutions are labelled retain and train with forget ablated.
+- *trusted* is trained on that half alone.
+
+All train from the same base on the same problems for the same number of steps. What is kept has the same
+capacity, one adapter. Test split: solution templates that training never met. Means over seeds and problems,
+95% intervals over seeds and templates.
+
+![What is left and what is solved over the share labelled]({output.name}.png)
+
+## Claims
+
+{claims_table(claims)}
+
+## Everything measured
+
+{measures_table(evidence)}
+
+{left_out(evidence)} {output.name}.jsonl has the values of every problem, {output.name}.csv a row a cell.
+"""
+write_text(output.with_suffix(".md"), report)
+print(report)
+figure_over_labels(evidence, ("filter", "recipe"), PRESETS[PRESET][0], NEVER_SEEN, output.with_suffix(".png"))
+if failed:
+    sys.exit(f"failed: {', '.join(cell.job.run for cell in failed)}; run it again to try only these")
