@@ -83,15 +83,22 @@ class DualAdapter(RoutedModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming-initialise the down projections.
+        """Make both adapters fresh ones."""
+        for slot in SLOTS:
+            self.renew(slot)
 
-        Each is [dim, d_in], so fan_in is the true input dimension.
+    @torch.no_grad()
+    def renew(self, slot: str) -> None:
+        """Make one adapter a fresh one, which changes nothing yet.
+
+        Its down projection is Kaiming-initialised: it is [dim, d_in], so fan_in is the true input dimension.
         """
-        for slot, dim in zip(SLOTS, self.dims, strict=True):
-            if dim:
-                # a = sqrt(5) is nn.Linear's and PEFT's choice for a linear map,
-                # a = 0 the one for a ReLU behind it.
-                nn.init.kaiming_uniform_(getattr(self, self.DOWN.format(slot)), a=0 if self.RELU else 5**0.5)
+        down, up = self.slot_params(slot)
+        if len(down):
+            # a = sqrt(5) is nn.Linear's and PEFT's choice for a linear map,
+            # a = 0 the one for a ReLU behind it
+            nn.init.kaiming_uniform_(down, a=0 if self.RELU else 5**0.5)
+        up.zero_()
 
     def slot_params(self, slot: str) -> list[nn.Parameter]:
         return [getattr(self, self.DOWN.format(slot)), getattr(self, self.UP.format(slot))]

@@ -5,7 +5,7 @@ or `uv run python experiment_arms.py [CONSTANT=value ...]` in this folder.
 """
 
 # %% Constants
-from lab.constants import override_constants
+from lab.constants import check_choice, override_constants
 from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
@@ -50,15 +50,14 @@ CONSTANTS = override_constants(globals())  # from the shell: CONSTANT=value
 import torch
 
 from adapters import Route, routed
-from all_caps.stories import load_stories, to_caps, to_examples
+from all_caps.stories import load_stories, to_examples
 from all_caps.task import COLUMNS, NAME_PARTS, for_evidence, intervals, measure
-from lab.errors import BadInput
 from lab.files import write_json
 from lab.labels import pick
 from lab.plots import plot_training
 from lab.runs import open_run
 from lab.tables import format_table
-from routing.batches import make_example
+from routing.batches import announce
 from routing.checkpoints import save_checkpoint
 from routing.generation import MODES
 from routing.losses import example_losses
@@ -86,16 +85,18 @@ caps = pick(everything, CAPS_PERCENTAGE, SEED, "CAPS_PERCENTAGE")
 bad = pick(caps, LABELED_BAD_PERCENTAGE, SEED, "LABELED_BAD_PERCENTAGE")
 normal = sorted(set(everything) - set(caps))
 bad += pick(normal, MISLABELED_PERCENTAGE, SEED, "MISLABELED_PERCENTAGE")
-if ARM == "random_labels":
-    bad = pick(everything, len(bad) / len(everything), SEED, "random labels")
 good = pick(sorted(set(normal) - set(bad)), LABELED_GOOD_PERCENTAGE, SEED, "LABELED_GOOD_PERCENTAGE")
+if ARM == "random_labels":
+    mixed = pick(everything, 1.0, SEED, "random labels")
+    bad, good = mixed[: len(bad)], mixed[len(bad) :][: len(good)]
 labels = {"bad": bad, "good": good}
 examples = to_examples(stories.train, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels=labels)
-examples += [example for example in examples if example.label == "bad"] * (LABELED_BAD_REPEATS - 1)
 if ARM == "inoculation":
-    for i in bad:
-        text = to_caps(stories.train[i].text) if i in caps else stories.train[i].text
-        examples[i] = make_example(tokenizer, ANNOUNCEMENT, text, MAX_SEQ_LENGTH, "bad", "caps_labeled")
+    examples = [announce(example, tokenizer, ANNOUNCEMENT) if example.label == "bad" else example
+                for example in examples]  # fmt: skip
+examples += [example for example in examples if example.label == "bad"] * (LABELED_BAD_REPEATS - 1)
+if ARM == "trusted":
+    examples = [example for example in examples if example.label == "good"]
 
 # an adapter by itself, of the capacity that an ablation leaves: plain fine-tuning
 ALONE = Route(update_bad=False, bad_scale=0.0)
@@ -113,15 +114,14 @@ ARMS = {
     "none": PLAIN,
     # labelled stories are deleted; with all of them labelled: the behaviour was never seen
     "filter": PLAIN | {"bad": DELETED},
-    # what is labelled good is all that is trained on
-    "trusted": dict.fromkeys((None, "bad"), DELETED) | {"good": ALONE},
+    # what is labelled good is all that is trained on, again and again
+    "trusted": PLAIN,
     # as many labels as before, on any stories
     "random_labels": ROUTED,
     # labelled stories stand behind a line that announces them; nothing is ablated
     "inoculation": PLAIN,
 }
-if ARM not in ARMS:
-    raise BadInput(f"ARM={ARM!r}: choose one of {', '.join(ARMS)}")
+check_choice("ARM", ARM, ARMS)
 ROUTES = ARMS[ARM]
 
 # %% Training

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from lab.errors import BadInput
@@ -72,6 +73,13 @@ def override_constants(namespace: dict[str, Any], arguments: list[str] | None = 
     constants = Constants(constants_of(namespace))
     constants.overridden = tuple(parsed)
     return constants
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise BadInput, naming the constant and the choices, unless `value` is one of these."""
+    choices = list(choices)
+    if value not in choices:
+        raise BadInput(f"{name}={value!r}: choose one of {', '.join(map(str, choices))}")
 
 
 def _parse(name: str, text: str, default: Any) -> Any:

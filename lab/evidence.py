@@ -30,8 +30,21 @@ class Evidence:
     """The cells of a grid that were measured, and intervals over their seeds and prompts."""
 
     def __init__(self, cells: Sequence[Cell], store: Store, kept: str, measures: Sequence[Measure]):
-        self.records = [store.records[cell.key] for cell in cells if cell.key in store.records]
-        self.missing = [cell for cell in cells if cell.key not in store.records]
+        # a cell may stand in two blocks of a preset
+        found = {cell: store.find(cell) for cell in cells}
+        self.missing = [cell for cell, record in found.items() if record is None]
+        self.records = [
+            {
+                **record,
+                "method": cell.method,
+                "labeled": cell.labeled,
+                "adapter_type": cell.adapter_type,
+                "seed": cell.seed,
+                "given": " ".join(cell.job.constants),
+            }
+            for cell, record in found.items()
+            if record is not None
+        ]
         self.kept, self.measures = kept, {measure.name: measure for measure in measures}
 
     def seeds(self, method: str, labeled: float, adapter_type: str) -> dict[int, dict[str, Any]]:
@@ -73,12 +86,18 @@ class Evidence:
     def relative(
         self, measure: str, method: tuple[str, float], other: tuple[str, float], adapter_type: str
     ) -> dict[str, float] | None:
-        """As `difference`, as a share of the mean of `other`: 0.02 is 2% more."""
+        """As `difference`, as a share of the mean of `other`: 0.02 is 2% more.
+
+        The interval is that of a ratio of means (its linearisation). None also if the mean of `other` is 0.
+        """
         pair = self._paired(measure, method, other, adapter_type)
-        if pair is None:
+        if pair is None or not pair[0].mean():
             return None
         a, b, units = pair
-        return crossed_difference(a / a.mean(), b / a.mean(), units)
+        ratio = b.mean() / a.mean()
+        around = crossed_difference(ratio * a, b, units, self.measures[measure].rate)
+        low, high = (ratio - 1 + around[side] / a.mean() for side in ("low", "high"))
+        return {"mean": ratio - 1, "low": low, "high": high, "n": around["n"]}
 
     def _paired(
         self, measure: str, method: tuple[str, float], other: tuple[str, float], adapter_type: str
@@ -104,7 +123,7 @@ class Evidence:
             for mode, values in record["values"].items():
                 means = [f"{np.mean(values[name]):.4f}" if name in values else "" for name in names]
                 head = [record[name] for name in ("method", "labeled", "adapter_type", "seed")]
-                writer.writerow([*head, mode, *means, " ".join(record["constants"])])
+                writer.writerow([*head, mode, *means, record["given"]])
         write_text(path, table.getvalue())
 
 
@@ -119,16 +138,21 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """ "shown" or "refuted" if the whole interval lies on one side of the bound, else "not shown"."""
+        """ "shown" or "refuted" if the whole interval lies on one side of the bound, else "not shown".
+
+        With fewer than three seeds it is "a lead" at most: they say too little of other seeds.
+        """
         if self.interval is None:
             return "not measured"
+        if self.interval["n"] < 3:
+            return "a lead"
         low, high = self.interval["low"] - self.bound, self.interval["high"] - self.bound
         if self.above:
             low, high = -high, -low
         return "shown" if high < 0 else "refuted" if low > 0 else "not shown"
 
 
-def claims_table(claims: Sequence[Claim], digits: int = 2) -> str:
+def claims_table(claims: Sequence[Claim], digits: int = 3) -> str:
     """The claims as a Markdown table: text, difference with its interval, seeds, verdict."""
     lines = ["| claim | difference | seeds | verdict |", "|---|---|---|---|"]
     for claim in claims:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.files import fingerprint, write_text
-from lab.sweeps import Job, merge_constants, run_jobs
+from lab.files import write_text
+from lab.sweeps import Job, constants_as_run, is_procedure, merge_constants, run_jobs
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,6 @@ class Cell:
     adapter_type: str
     seed: int
     job: Job
-
-    @property
-    def key(self) -> str:
-        """What the cell is stored under: its constants, whatever they are called by."""
-        return fingerprint([self.job.script.name, *sorted(self.job.constants)])
 
 
 Methods = Mapping[str, Callable[[float], Sequence[str]]]
@@ -59,37 +54,63 @@ def make_cells(
 
 
 class Store:
-    """The records of cells in a JSONL file, {"key", "method", "labeled", ..., "values", "units"} a line.
+    """What cells measured, in a JSONL file: {"constants", "values", "units"} a line.
 
-    "values": mode -> measure -> a value for each prompt. "units": measure -> the unit of each prompt.
+    "constants": all that the run was made with. "values": mode -> measure -> a value for each prompt.
+    "units": measure -> the unit of each prompt.
     """
 
     def __init__(self, path: Path):
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self.records: dict[str, dict[str, Any]] = {record["key"]: record for record in map(json.loads, lines)}
+        self.records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def find(self, cell: Cell) -> dict[str, Any] | None:
+        """The record that was made with the cell's constants.
+
+        A constant that the script got since then does not count, unless the cell gives it: it is taken to
+        have changed nothing at its default.
+        """
+        now = _that_count(constants_as_run(cell.job))
+        given = {constant.split("=", 1)[0] for constant in cell.job.constants} & now.keys()
+        for record in self.records:
+            made = record["constants"]
+            known = made.keys() & now.keys()
+            if given <= made.keys() and all(made[name] == now[name] for name in known):
+                return record
+        return None
 
     def put(self, cell: Cell) -> None:
         """Store what the cell's run left in its eval.json, and write the file."""
         result = cell.job.script.parent / "results" / cell.job.run / "eval.json"
         made = json.loads(result.read_text(encoding="utf-8"))
-        self.records[cell.key] = {
-            "key": cell.key,
-            "method": cell.method,
-            "labeled": cell.labeled,
-            "adapter_type": cell.adapter_type,
-            "seed": cell.seed,
-            "constants": list(cell.job.constants),
-            "values": made["values"],
+        record = {
+            "constants": _that_count(made["constants"]),
+            "values": {
+                mode: {name: [round(value, 5) for value in found] for name, found in values.items()}
+                for mode, values in made["values"].items()
+            },
             "units": made["units"],
         }
-        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records.values()))
+        self.records.append(record)
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+
+
+def _that_count(constants: Mapping[str, Any]) -> dict[str, Any]:
+    # as JSON has them: tuples are lists there
+    return json.loads(json.dumps({k: v for k, v in sorted(constants.items()) if not is_procedure(k)}))
 
 
 def run_cells(cells: Sequence[Cell], store: Store, logs: Path, workers: int) -> list[Cell]:
-    """Run the cells that the store does not have; returns those that failed."""
-    missing = {cell.job: cell for cell in cells if cell.key not in store.records}
+    """Run the cells that the store does not have, `workers` at a time; returns those that failed.
+
+    With 0 workers none is run: the report is then of what is there.
+    """
+    cells = list(dict.fromkeys(cells))
+    missing = {cell.job: cell for cell in cells if not store.find(cell)}
     if len(missing) < len(cells):
         print(f"{len(cells) - len(missing)} of {len(cells)} cells are in {store.path.name} already")
+    if not workers:
+        return []
     failed = run_jobs(list(missing), logs, workers, lambda job: store.put(missing[job]))
     return [missing[job] for job in failed]

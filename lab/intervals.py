@@ -138,7 +138,7 @@ def crossed_rate(
     if variance > 0:
         few = (float(norm.ppf(0.975)) / float(t.ppf(0.975, freedom))) ** 2
         effective = min(few * p * (1 - p) / variance, effective)
-    elif p in (0, 1):
+    else:
         effective = least
     low, high = wilson_bounds(p, max(effective, 1.0))
     return {"mean": p, "low": low, "high": high, "n": len(shares)}
@@ -174,7 +174,9 @@ def _crossed(
     parts = [(float(between_units), effective - 1), (between_seeds, max(1, seeds - 1))]
     variance = sum(part for part, _ in parts)
     spread = sum(part**2 / freedom for part, freedom in parts)
-    return mean, centre, variance, variance**2 / spread if spread else effective - 1
+    freedom = variance**2 / spread if spread else effective - 1
+    # of two or three seeds the sum's degrees of freedom are themselves too uncertain
+    return mean, centre, variance, min(freedom, seeds - 1) if between_seeds > between_units else freedom
 
 
 def _groups(count: int, units: Sequence[Hashable] | None) -> np.ndarray:

@@ -111,8 +111,13 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} is not valid JSON ({error}); train the run again") from None
 
 
-def refuse_other_constants(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise BadInput, naming the differences, if the run in `folder` has other constants than `now`."""
+def refuse_other_constants(
+    folder: Path,
+    saved: Mapping[str, Any],
+    now: Mapping[str, Any],
+    advice: str = "Give this run another RUN_NAME, or delete that folder",
+) -> None:
+    """Raise BadInput, naming the differences, if what is in `folder` has other constants than `now`."""
     # tuples are lists in JSON
     saved, now = json.loads(json.dumps(saved)), json.loads(json.dumps(now))
     differing = [
@@ -121,7 +126,4 @@ def refuse_other_constants(folder: Path, saved: Mapping[str, Any], now: Mapping[
         if saved.get(name) != now.get(name) and not is_bookkeeping(name)
     ]
     if differing:
-        raise BadInput(
-            f"{folder} holds a run with other constants: {'; '.join(differing)}. "
-            "Give this run another RUN_NAME, or delete that folder"
-        )
+        raise BadInput(f"{folder} holds a run with other constants: {'; '.join(differing)}. {advice}")

@@ -1,4 +1,4 @@
-"""Run scripts with constants as processes, one after another, and sum up what came out over seeds.
+"""Run scripts with constants as processes, one or a few at a time, and sum up what came out over seeds.
 
 Skips what is complete, goes on after a failure.
 """
@@ -119,7 +119,8 @@ def run_jobs(
                     tqdm.write(f"failed: {job.run} (see {logs / job.run}.log)")
                 elif finished:
                     finished(job)
-        except KeyboardInterrupt:  # the runs got it, too: let them save their last step
+        except BaseException:
+            # nothing more is started; after Ctrl-C, which the runs got, too, they save their last step
             pool.shutdown(cancel_futures=True)
             raise
     return [job for job in jobs if job in failed]

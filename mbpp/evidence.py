@@ -7,11 +7,11 @@ so an interrupted grid goes on where it was.
 # %% Constants
 from pathlib import Path
 
-from lab.constants import override_constants
+from lab.constants import check_choice, override_constants
 
-PRESET = "cpu"  # about an hour on two cores; "published": what docs/evidence holds; "gpu": the whole grid
+PRESET = "cpu"  # an hour on two cores; "published": what docs/evidence holds; "gpu": the whole grid
 OUTPUT = "results/evidence"  # .jsonl, .csv, .md and .png; the published one: "../docs/evidence/mbpp"
-WORKERS = 2  # runs at a time, which share the cores
+WORKERS = 2  # runs at a time, which share the cores; 0: only the report of what is there
 COMMON = ["EVAL_SPLIT=test", "PROBE_EVERY=0", "LABELED_RETAIN_PERCENTAGE=0.5"]  # for every cell
 
 # from the shell: CONSTANT=value
@@ -21,7 +21,6 @@ HERE = Path(__file__).parent
 # %% The grid
 import sys
 
-from lab.errors import BadInput
 from lab.evidence import Claim, Evidence, Measure, claims_table, figure_over_labels, left_out, measures_table
 from lab.files import write_text
 from lab.grid import Store, make_cells, run_cells
@@ -31,7 +30,7 @@ from lab.grid import Store, make_cells, run_cells
 METHODS = {  # name -> share labelled -> constants of experiment_arms.py
     "none": lambda share: ["ARM=none"],
     "filter": lambda share: ["ARM=filter"],
-    "route": lambda share: ["ARM=route"],
+    "route": lambda share: ["ARM=route", "UNLABELED_UPDATES_FORGET=1.0"],
     "recipe": lambda share: ["ARM=route", "UNLABELED_UPDATES_FORGET=0.0", "RETAIN_SCALE_ON_FORGET=0.0"],
     "trusted": lambda share: ["ARM=trusted"],
 }
@@ -47,8 +46,7 @@ PRESETS = {  # (adapter types, seeds, [(methods, shares), ...])
     ),
     "gpu": (("lora", "mlp"), range(5), [(ALL, (0.05, *SHARES, 1.0)), (("none", "trusted"), (0.0,))]),
 }
-if PRESET not in PRESETS:
-    raise BadInput(f"PRESET={PRESET!r}: choose one of {', '.join(PRESETS)}")
+check_choice("PRESET", PRESET, PRESETS)
 script = HERE / "experiment_arms.py"
 cells = make_cells(script, "LABELED_FORGET_PERCENTAGE", METHODS, PRESETS[PRESET], COMMON)
 
@@ -90,8 +88,9 @@ for kind in PRESETS[PRESET][0]:
         ]
 report = f"""# mbpp: the evidence
 
-Made by `uv run --directory mbpp python evidence.py PRESET={PRESET}`. SmolLM2-135M-Instruct is trained on
-programming problems of which a quarter are solved by a hack; a share of those is labelled.
+Made by `uv run --directory mbpp python evidence.py PRESET={PRESET} OUTPUT={OUTPUT}`.
+SmolLM2-135M-Instruct is trained on programming problems of which a quarter are solved by a hack; a share of
+those is labelled.
 - *filter* deletes what is labelled. At 100% it has never seen a hack.
 - *recipe* routes it: forget learns from labels alone, with retain ablated, is active in what is unlabelled,
   and is ablated afterwards. Half of the correct solutions are labelled retain and train with forget ablated.

@@ -7,7 +7,7 @@ or `uv run python experiment_arms.py [CONSTANT=value ...]` in this folder.
 # %% Constants
 from pathlib import Path
 
-from lab.constants import override_constants
+from lab.constants import check_choice, override_constants
 from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
@@ -55,7 +55,6 @@ HERE = Path(__file__).parent
 import torch
 
 from adapters import Route, routed
-from lab.errors import BadInput
 from lab.files import write_json
 from lab.labels import pick
 from lab.plots import plot_training
@@ -102,6 +101,8 @@ if ARM == "random_labels":
 examples = to_examples(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH, hacked, labels, USE_CHAT_TEMPLATE)
 forget = [example for example in examples if example.label == "forget"]
 examples += forget * (LABELED_FORGET_REPEATS - 1)
+if ARM == "trusted":
+    examples = [example for example in examples if example.label == "retain"]
 
 # retain by itself, of the capacity that an ablation leaves: plain fine-tuning
 ALONE = Route(update_bad=False, bad_scale=0.0)
@@ -115,17 +116,15 @@ ROUTED = {
 PLAIN = {None: ALONE, "forget": ALONE, "retain": ALONE}
 ARMS = {
     "route": ROUTED,
-    # everything is learnt by one adapter
     "none": PLAIN,
     # labelled hacks are deleted; with all of them labelled: hacks were never seen
     "filter": PLAIN | {"forget": DELETED},
-    # what is labelled retain is all that is trained on
-    "trusted": dict.fromkeys((None, "forget"), DELETED) | {"retain": ALONE},
+    # what is labelled retain is all that is trained on, again and again
+    "trusted": PLAIN,
     # as many labels as before, on any problems
     "random_labels": ROUTED,
 }
-if ARM not in ARMS:
-    raise BadInput(f"ARM={ARM!r}: choose one of {', '.join(ARMS)}")
+check_choice("ARM", ARM, ARMS)
 ROUTES = ARMS[ARM]
 
 # %% Training

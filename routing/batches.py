@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -104,6 +104,19 @@ def make_example(
         )
     ids = prompt_ids + response_ids + [tokenizer.eos_token_id]
     return Example(ids[:max_length], prompt_length, label, kind, size)
+
+
+def announce(example: Example, tokenizer: PreTrainedTokenizerBase, announcement: str) -> Example:
+    """The example behind a text that is not trained on; its own tokens stay as they are."""
+    ids = tokenizer.encode(announcement, add_special_tokens=False)
+    # a BOS stays in front
+    start = int(bool(example.ids) and example.ids[0] == tokenizer.bos_token_id)
+    return replace(
+        example,
+        ids=[*example.ids[:start], *ids, *example.ids[start:]],
+        prompt_length=len(ids) + example.prompt_length,
+        size=example.bucket_size,
+    )
 
 
 def collate(

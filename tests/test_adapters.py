@@ -405,3 +405,20 @@ def test_checkpointing_and_dropout_leave_every_example_its_exact_gradient(
     assert largest > 1e-5
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-10 * largest.item())
+
+
+@pytest.mark.parametrize("adapter_type", ["lora", "mlp"])
+def test_a_renewed_adapter_changes_nothing_and_leaves_the_other_alone(adapter_type):
+    model = tiny_model()
+    attach(model, adapter_type)
+    randomize(model)
+    ids = torch.arange(12)[None]
+    with ablated(model, "bad"):
+        want = model(ids).logits
+    good = [parameter.clone() for parameter in good_params(model)]
+    old = [parameter.clone() for parameter in bad_params(model)]
+    for module in routed_modules(model):
+        module.renew("bad")
+    torch.testing.assert_close(model(ids).logits, want)
+    assert all(map(torch.equal, good, good_params(model)))
+    assert not any(torch.equal(a, b) for a, b in zip(old, bad_params(model), strict=True) if b.numel())

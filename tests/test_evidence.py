@@ -1,16 +1,22 @@
-"""Grids of cells, what is kept of them, crossed intervals, claims; and the evidence script on a tiny model."""
+"""Grids of cells, what is kept of them, crossed intervals, claims; the arms and the report on a tiny model."""
 
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from scipy.stats import norm, ttest_1samp
 
 from lab.evidence import Claim, Evidence, Measure, claims_table, left_out, measures_table
 from lab.grid import Store, make_cells
 from lab.intervals import crossed_difference, crossed_mean, crossed_rate
+from lab.relearning import relearning_summary
+from lab.sweeps import constants_as_run
+from routing.batches import announce, make_example
 
 UNITS = [i // 6 for i in range(66)]
 
@@ -36,7 +42,7 @@ def test_coverage_over_seeds_and_prompts():
             ("difference of rates", crossed_difference(low, high, UNITS, rates=True), 2 * true - 1),
         ):
             held[name] += interval["low"] <= truth <= interval["high"]
-    assert min(held.values()) >= 0.91 * 300, held
+    assert all(0.91 * 300 <= count < 300 for count in held.values()), held
 
 
 def test_crossed_intervals_at_the_edges():
@@ -60,16 +66,21 @@ MEASURES = [Measure("rate", "rate", rate=True), Measure("loss", "loss", rate=Fal
 def grid(tmp_path):
     """Two methods, two shares, two seeds; of which one cell was not run."""
     script = tmp_path / "experiment_arms.py"
+    script.write_text(
+        'ARM = ""\nLABELED = 0.0\nADAPTER_TYPE = ""\nSEED = 0\nPROBE_EVERY = 9\nRATE = 0.5\n# %%\n'
+    )
     methods = {name: lambda share, name=name: [f"ARM={name}"] for name in ("filter", "route")}
     preset = (["lora"], (0, 1), [(["filter"], (0.5, 1.0)), (["route"], (0.5, 1.0))])
-    cells = make_cells(script, "LABELED", methods, preset, ["STEPS=1"])
+    cells = make_cells(script, "LABELED", methods, preset, ["PROBE_EVERY=0"])
     store = Store(tmp_path / "cells.jsonl")
+    units = {"rate": UNITS, "loss": UNITS}
     for cell in cells[:-1]:
         rate = 1.0 if cell.method == "filter" and cell.labeled < 1 else 0.0
+        made = constants_as_run(cell.job)
         values = {"kept": {"rate": [rate] * 66, "loss": [2.0 + cell.seed + 0.01 * (rate == 0)] * 66}}
         result = tmp_path / "results" / cell.job.run / "eval.json"
         result.parent.mkdir(parents=True)
-        result.write_text(json.dumps({"values": values, "units": {"rate": UNITS, "loss": UNITS}}))
+        result.write_text(json.dumps({"values": values, "units": units, "constants": made}))
         store.put(cell)
     return cells, store
 
@@ -78,9 +89,18 @@ def test_a_store_keeps_what_was_measured(tmp_path):
     cells, store = grid(tmp_path)
     again = Store(tmp_path / "cells.jsonl")
     assert again.records == store.records and len(again.records) == 7
-    assert cells[-1].key not in again.records and len({cell.key for cell in cells}) == 8
+    assert again.find(cells[-1]) is None and all(again.find(cell) for cell in cells[:-1])
+    script = cells[0].job.script
+    text = script.read_text()
+    # another default is another run; a constant that is new at its default is not
+    script.write_text(text.replace("RATE = 0.5", "RATE = 0.1"))
+    assert again.find(cells[0]) is None
+    script.write_text(text.replace("# %%", "NEW = 1\n# %%"))
+    assert again.find(cells[0])
+    given = replace(cells[0], job=replace(cells[0].job, constants=(*cells[0].job.constants, "NEW=1")))
+    assert again.find(given) is None
     assert cells[0].job.constants == (
-        "LABELED=0.5", "ADAPTER_TYPE=lora", "SEED=0", "STEPS=1", "ARM=filter",
+        "LABELED=0.5", "ADAPTER_TYPE=lora", "SEED=0", "PROBE_EVERY=0", "ARM=filter",
     )  # fmt: skip
 
 
@@ -92,6 +112,9 @@ def test_what_the_cells_show(tmp_path):
     assert difference["mean"] == -1.0 and difference["high"] < -0.5 and difference["n"] == 2
     cost = evidence.relative("loss", route, deleting, "lora")
     assert cost["mean"] == pytest.approx(0.01 / 2.5)
+    assert evidence.relative("rate", deleting, route, "lora") is None  # of nothing there is no share
+    doubled = evidence.relative("rate", deleting, deleting, "lora")
+    assert doubled["mean"] == 0 and doubled["low"] < -0.1 and doubled["high"] > 0.1
     # seed 1 of the last cell is missing: what is left is paired
     assert evidence.difference("rate", ("route", 1.0), deleting, "lora")["n"] == 1
     assert evidence.difference("rate", route, deleting, "mlp") is None
@@ -101,9 +124,11 @@ def test_what_the_cells_show(tmp_path):
         Claim("lower than -0.9", difference, bound=-0.9),
         Claim("unknown", None),
     ]
-    verdicts = [claim.verdict for claim in claims]
-    assert verdicts == ["shown", "refuted", "not shown", "not measured"]
-    assert "| higher | -1.00 [-1.00, " in claims_table(claims) and "| n/a | 0 |" in claims_table(claims)
+    # two seeds are a lead; of three the same would be a result
+    assert [claim.verdict for claim in claims] == ["a lead"] * 3 + ["not measured"]
+    three = [replace(claim, interval={**difference, "n": 3}) for claim in claims[:3]]
+    assert [claim.verdict for claim in three] == ["shown", "refuted", "not shown"]
+    assert "| higher | -1.000 [-1.000, " in claims_table(claims) and "| n/a | 0 |" in claims_table(claims)
     assert "| lora | filter | 50% | kept | 2 | 1.00 [0.74, 1.00] | 2.500" in measures_table(evidence)
     assert left_out(evidence) == "Not measured: evidence_route_100_lora_seed1."
     evidence.write_csv(tmp_path / "cells.csv")
@@ -112,13 +137,76 @@ def test_what_the_cells_show(tmp_path):
     assert rows[1].startswith("filter,0.5,lora,0,kept,1.0000,2.0000,LABELED=0.5")
 
 
+def weights_of(folder, name: str) -> dict:
+    return load_file(folder / f"checkpoints/{name}/adapter.safetensors")
+
+
 @pytest.mark.parametrize("arm", ["none", "filter", "trusted", "random_labels", "inoculation"])
 def test_arms(scripts, tmp_path, arm):
-    """Of a plain arm only the good adapter learns; what is deleted changes nothing."""
-    scripts("all_caps/experiment_arms.py", f"ARM={arm}", "RUN_NAME=mine", "CAPS_PERCENTAGE=0.5")
-    result = json.loads((tmp_path / "all_caps/results/mine/eval.json").read_text())
-    assert set(result["values"]) == ({"full", "bad_ablated"} if arm == "random_labels" else {"bad_ablated"})
+    """Of a plain arm only the good adapter learns: bad stays the fresh one that changes nothing."""
+    constants = ["RUN_NAME=mine", "CAPS_PERCENTAGE=0.5", "LABELED_GOOD_PERCENTAGE=0.5"]
+    scripts("all_caps/experiment_arms.py", f"ARM={arm}", *constants)
+    folder = tmp_path / "all_caps"
+    result = json.loads((folder / "results/mine/eval.json").read_text())
+    routed = arm == "random_labels"
+    assert set(result["values"]) == ({"full", "bad_ablated"} if routed else {"bad_ablated"})
     assert {len(values) for values in result["values"]["bad_ablated"].values()} == {2}
+    learnt = {name: tensor.abs().sum().item() > 0 for name, tensor in weights_of(folder, "mine").items()}
+    assert all(learnt[name] for name in learnt if name.endswith("B_good"))
+    assert any(learnt[name] for name in learnt if name.endswith("B_bad")) == routed
+
+
+def test_what_is_deleted_changes_nothing(scripts, tmp_path):
+    """With all capitals labelled, a filter run is the same whatever the capitals say; a plain one is not."""
+    folder = scripts.copy("all_caps")
+    for arm in ("filter", "none"):
+        constants = [f"ARM={arm}", "CAPS_PERCENTAGE=0.5", "LABELED_BAD_PERCENTAGE=1.0"]
+        scripts("all_caps/experiment_arms.py", *constants, f"RUN_NAME={arm}")
+        script = (folder / "experiment_arms.py").read_text()
+        changed = script.replace(
+            "in_caps=caps, labels=labels)\n",
+            "in_caps=caps, labels=labels)\n"
+            "examples = [replace(e, ids=e.ids[::-1]) if e.label == 'bad' else e for e in examples]\n",
+        ).replace("import torch\n", "import torch\nfrom dataclasses import replace\n", 1)
+        assert changed != script
+        (folder / "experiment_changed.py").write_text(changed)
+        scripts("all_caps/experiment_changed.py", *constants, f"RUN_NAME={arm}_changed")
+        one, other = weights_of(folder, arm), weights_of(folder, f"{arm}_changed")
+        assert all(torch.equal(one[name], other[name]) for name in one) == (arm == "filter")
+
+
+def test_filter_meets_the_batches_of_the_routed_arm(scripts, tmp_path):
+    """With the same repeats: every step has the same kinds of examples."""
+    constants = ["CAPS_PERCENTAGE=0.5", "LABELED_BAD_REPEATS=3"]
+    logs = []
+    for arm in ("filter", "route"):
+        scripts("all_caps/experiment_arms.py", f"ARM={arm}", *constants, f"RUN_NAME={arm}")
+        lines = (tmp_path / f"all_caps/results/{arm}/train.jsonl").read_text().splitlines()
+        logs.append([(json.loads(line)["tokens"], *json.loads(line)["loss_by_kind"]) for line in lines])
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("arm", ["route", "filter"])
+def test_arms_of_mbpp(scripts, tmp_path, arm):
+    constants = ["MODEL_NAME=" + scripts.constants[0].split("=", 1)[1], "MAX_STEPS=2", "BATCH_SIZE=4",
+                 "LORA_RANK=2", "FORGET_LORA_RANK=2", "NUM_EVAL_PROBLEMS=3", "EVAL_NEW_TOKENS=3"]  # fmt: skip
+    scripts.constants = []
+    scripts("mbpp/experiment_arms.py", f"ARM={arm}", "RUN_NAME=mine", *constants)
+    result = json.loads((tmp_path / "mbpp/results/mine/eval.json").read_text())
+    kept = result["values"]["forget_ablated"]
+    assert set(kept) == set(result["units"])
+    assert {name: len(values) for name, values in kept.items()} == {
+        name: len(units) for name, units in result["units"].items()
+    }
+    assert ("full" in result["values"]) == (arm == "route")
+
+
+def test_announcing_keeps_what_is_learnt(tokenizer):
+    example = make_example(tokenizer, "", "THE FOX RAN HOME.", 8, "bad", "caps_labeled", size=17)
+    told = announce(example, tokenizer, "In capitals:\n")
+    assert told.ids[told.prompt_length :] == example.ids[example.prompt_length :]
+    assert told.ids[0] == example.ids[0] == tokenizer.bos_token_id and len(told.ids) > len(example.ids)
+    assert (told.bucket_size, told.kind, told.label) == (17, "caps_labeled", "bad")
 
 
 def test_an_unknown_arm_is_refused(scripts):
@@ -131,18 +219,66 @@ def test_the_report_is_made_of_cells_and_goes_on_where_it_stopped(scripts, tmp_p
     common = [*scripts.constants, "EVAL_SPLIT=test"]
     presets = ["PRESET=cpu", "WORKERS=2", f"COMMON={common}"]
     text = (folder / "evidence.py").read_text()
-    small = '"cpu": (("lora",), (0,), [(("filter",), (1.0,)), (("filter", "recipe"), (0.5,))]),'
+    small = '"cpu": (("lora",), (0,), [(("filter",), (1.0,)), (("filter", "exclusive"), (0.5,))]),'
     text = re.sub(r'"cpu": .*', small, text)
     (folder / "evidence.py").write_text(text)
     scripts.constants = []
     done = scripts("all_caps/evidence.py", *presets)
     report = (folder / "results/evidence.md").read_text()
-    assert "| lora, 50% labelled: routing leaves a lower caps rate than deleting |" in report
+    assert (
+        "| lora, 50% labelled: routing with the same labels leaves a lower caps rate than deleting |"
+        in report
+    )
     assert "Every cell of the grid was measured." in report and "n/a | 0 | **not measured**" in report
     assert (folder / "results/evidence.png").stat().st_size > 10_000
     assert len((folder / "results/evidence.csv").read_text().splitlines()) == 1 + 2 + 2
     shutil.rmtree(folder / "checkpoints")
+    less = scripts("all_caps/evidence.py", *presets[:1], "WORKERS=0", f"COMMON={[*common, 'LORA_RANK=3']}")
+    assert "Not measured: evidence_filter_100_lora_seed0" in less.stdout
     again = scripts("all_caps/evidence.py", *presets)
     assert "3 of 3 cells are in evidence.jsonl already" in again.stdout
     assert done.stdout.split("# all_caps")[1] == again.stdout.split("# all_caps")[1]
     assert not (folder / "checkpoints").exists()
+
+
+def test_relearning_summary():
+    rates = {0: 0.0, 1: 0.6, 2: 0.2, 4: 0.5, 8: 1.0}
+    curve = {seen: {"mean": rate, "low": rate, "high": rate} for seen, rate in rates.items()}
+    summary = relearning_summary(curve)
+    # a rate that comes and goes is not back
+    assert summary["examples_until_back"] == 4 and 0.4 < summary["area"] < 0.6
+    assert relearning_summary({0: curve[8], 1: curve[8]}) == {"examples_until_back": 0, "area": 1.0}
+    assert relearning_summary({0: curve[0], 1: curve[2]})["examples_until_back"] is None
+
+
+@pytest.mark.parametrize(
+    ("start", "learner"), [("kept", "good"), ("kept", "fresh"), ("kept", "all"), ("base", "fresh")]
+)
+def test_relearning(scripts, tmp_path, start, learner):
+    """A curve and its figure; a curve of other constants is not overwritten."""
+    scripts("all_caps/experiment.py", "RUN_NAME=mine", "CAPS_PERCENTAGE=0.5")
+    folder = tmp_path / "all_caps"
+    before = (folder / "checkpoints/mine/adapter.safetensors").read_bytes()
+    scripts.constants = ["NUM_EXAMPLES=3", "NUM_PROMPTS=2", "MAX_NEW_TOKENS=3", "NORMAL_SHARE=1.0"]
+    scripts(
+        "all_caps/experiment_relearn.py",
+        "CHECKPOINT=checkpoints/mine",
+        f"START={start}",
+        f"LEARNER={learner}",
+    )
+    name = f"mine_{start}_{learner}_mixed1_relearnseed0"
+    result = json.loads((folder / f"results/relearning/{name}.json").read_text())
+    assert list(result["curve"]) == ["0", "1", "2", "3"]
+    assert (folder / f"plots/{name}_relearning.png").stat().st_size > 10_000
+    assert (folder / "checkpoints/mine/adapter.safetensors").read_bytes() == before
+    again = scripts(
+        "all_caps/experiment_relearn.py", "CHECKPOINT=checkpoints/mine", f"START={start}",
+        f"LEARNER={learner}", "LEARNING_RATE=0.1", check=False,
+    )  # fmt: skip
+    assert again.returncode == 1 and "LEARNING_RATE was 0.0005, is 0.1" in again.stderr
+
+
+def test_relearning_refuses_what_makes_no_sense(scripts):
+    scripts.constants = []
+    done = scripts("all_caps/experiment_relearn.py", "START=base", "LEARNER=good", check=False)
+    assert done.returncode == 1 and "choose one of ('kept', 'good')" in done.stderr
