@@ -186,7 +186,7 @@ def test_filter_meets_the_batches_of_the_routed_arm(scripts, tmp_path):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("arm", ["route", "filter"])
+@pytest.mark.parametrize("arm", ["route", pytest.param("filter", marks=pytest.mark.slow)])
 def test_arms_of_mbpp(scripts, tmp_path, arm):
     constants = ["MODEL_NAME=" + scripts.constants[0].split("=", 1)[1], "MAX_STEPS=2", "BATCH_SIZE=4",
                  "LORA_RANK=2", "FORGET_LORA_RANK=2", "NUM_EVAL_PROBLEMS=3", "EVAL_NEW_TOKENS=3"]  # fmt: skip
@@ -214,6 +214,18 @@ def test_an_unknown_arm_is_refused(scripts):
     assert done.returncode == 1 and "choose one of route, none, filter" in done.stderr
 
 
+@pytest.mark.parametrize("folder", ["all_caps", "mbpp"])
+def test_a_report_of_nothing_claims_nothing(scripts, tmp_path, folder):
+    scripts.constants = []
+    scripts(f"{folder}/evidence.py", "WORKERS=0")
+    report = (tmp_path / folder / "results/evidence.md").read_text()
+    assert "**not measured**" in report and "**shown**" not in report and "**refuted**" not in report
+    assert "Not measured: evidence_filter_100_lora_seed0" in report
+    wrong = scripts(f"{folder}/evidence.py", "PRESET=gpus", check=False)
+    assert wrong.returncode == 1 and "choose one of cpu, published, gpu" in wrong.stderr
+
+
+@pytest.mark.slow
 def test_the_report_is_made_of_cells_and_goes_on_where_it_stopped(scripts, tmp_path):
     folder = scripts.copy("all_caps")
     common = [*scripts.constants, "EVAL_SPLIT=test"]
