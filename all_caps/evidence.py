@@ -19,11 +19,9 @@ CONSTANTS = override_constants(globals())
 HERE = Path(__file__).parent
 
 # %% The grid
-import sys
-
-from lab.evidence import Claim, Evidence, Measure, claims_table, figure_over_labels, left_out, measures_table
-from lab.files import write_text
+from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells, run_cells
+from lab.report import Claim, claims_table, left_out, measures_table, publish
 
 # "recipe" was chosen on validation (LOG.md): bad learns from labels alone, labelled stories are repeated
 # until they are as many as the behaviour has, and a quarter of the normal stories is labelled good.
@@ -72,7 +70,6 @@ MEASURES = [
     Measure("caps_loss", "loss, CAPS text", rate=False),
 ]
 evidence = Evidence(cells, store, "bad_ablated", MEASURES)
-evidence.write_csv(output.with_suffix(".csv"))
 claims = []
 for kind in PRESETS[PRESET][0]:
     for share in sorted(SHARES):
@@ -120,12 +117,8 @@ Means over seeds and stories, 95% intervals over seeds and plots; costs are shar
 
 {measures_table(evidence)}
 
-{left_out(evidence)} {output.name}.jsonl has the values of every story, {output.name}.csv a row a cell.
+{left_out(evidence)}
+
+{output.name}.jsonl has the values of every story, {output.name}.csv a row a cell.
 """
-write_text(output.with_suffix(".md"), report)
-print(report)
-figure_over_labels(
-    evidence, ("filter", "exclusive", "recipe"), PRESETS[PRESET][0], NEVER_SEEN, output.with_suffix(".png")
-)
-if failed:
-    sys.exit(f"failed: {', '.join(cell.job.run for cell in failed)}; run it again to try only these")
+publish(evidence, output, report, ("filter", "exclusive", "recipe"), PRESETS[PRESET][0], NEVER_SEEN, failed)

@@ -1,20 +1,17 @@
-"""What the cells of a grid show: intervals over seeds and prompts, claims with their verdicts, a figure."""
+"""What the cells of a grid measured: intervals and paired differences over seeds and prompts."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 
 from lab.files import write_text
 from lab.grid import Cell, Store
 from lab.intervals import crossed_difference, crossed_mean, crossed_rate
-from lab.plots import PALETTE, save_figure
 
 
 @dataclass(frozen=True)
@@ -125,142 +122,3 @@ class Evidence:
                 head = [record[name] for name in ("method", "labeled", "adapter_type", "seed")]
                 writer.writerow([*head, mode, *means, record["given"]])
         write_text(path, table.getvalue())
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A difference that should lie below `bound` (or above it), and what its interval says of that."""
-
-    text: str
-    interval: Mapping[str, float] | None
-    bound: float = 0.0
-    above: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """ "shown" or "refuted" if the whole interval lies on one side of the bound, else "not shown".
-
-        With fewer than three seeds it is "a lead" at most: they say too little of other seeds.
-        """
-        if self.interval is None:
-            return "not measured"
-        if self.interval["n"] < 3:
-            return "a lead"
-        low, high = self.interval["low"] - self.bound, self.interval["high"] - self.bound
-        if self.above:
-            low, high = -high, -low
-        return "shown" if high < 0 else "refuted" if low > 0 else "not shown"
-
-
-def claims_table(claims: Sequence[Claim], digits: int = 3) -> str:
-    """The claims as a Markdown table: text, difference with its interval, seeds, verdict."""
-    lines = ["| claim | difference | seeds | verdict |", "|---|---|---|---|"]
-    for claim in claims:
-        value = claim.interval
-        number = format_interval(value, digits)
-        seeds = value["n"] if value else 0
-        lines.append(f"| {claim.text} | {number} | {seeds} | **{claim.verdict}** |")
-    return "\n".join(lines)
-
-
-def format_interval(value: Mapping[str, float] | None, digits: int) -> str:
-    """An interval as text: "0.25 [0.18, 0.34]"."""
-    if value is None:
-        return "n/a"
-    return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-
-
-def measures_table(evidence: Evidence, kinds: Sequence[str] = ("lora", "mlp")) -> str:
-    """What every method keeps, as a Markdown table: mean and 95% interval over seeds and prompts."""
-    titles = " | ".join(measure.title for measure in evidence.measures.values())
-    lines = [
-        f"| adapters | method | labelled | mode | seeds | {titles} |",
-        "|---" * (5 + len(evidence.measures)) + "|",
-    ]
-    rows = {
-        (record["adapter_type"], record["method"], record["labeled"], mode)
-        for record in evidence.records
-        for mode in record["values"]
-    }
-    for kind, method, labeled, mode in sorted(rows, key=lambda row: (kinds.index(row[0]), row[2], row[1:])):
-        cells = [
-            format_interval(
-                evidence.interval(measure.name, method, labeled, kind, mode), 2 if measure.rate else 3
-            )
-            for measure in evidence.measures.values()
-        ]
-        seeds = len(evidence.seeds(method, labeled, kind))
-        share = f"{100 * labeled:g}%"
-        lines.append(f"| {kind} | {method} | {share} | {mode} | {seeds} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def left_out(evidence: Evidence) -> str:
-    """Which cells of the grid were not measured, as a sentence."""
-    if not evidence.missing:
-        return "Every cell of the grid was measured."
-    return "Not measured: " + ", ".join(cell.job.run for cell in evidence.missing) + "."
-
-
-def plot_over_labels(
-    axes: Axes,
-    lines: Mapping[str, Mapping[float, Mapping[str, float]]],
-    reference: tuple[str, Mapping[str, float]] | None,
-    ylabel: str,
-) -> None:
-    """A line a method: an interval {"mean", "low", "high"} over the share that is labelled.
-
-    `reference`, (name, interval), is drawn dashed across all shares.
-    """
-    shares = sorted({share for points in lines.values() for share in points})
-    for k, (name, points) in enumerate(lines.items()):
-        # a little apart, or the bars would cover one another
-        x = [shares.index(share) + 0.06 * (k - (len(lines) - 1) / 2) for share in points]
-        mean = [value["mean"] for value in points.values()]
-        below = [max(0.0, value["mean"] - value["low"]) for value in points.values()]
-        above = [max(0.0, value["high"] - value["mean"]) for value in points.values()]
-        colour = PALETTE[k % len(PALETTE)]
-        axes.errorbar(x, mean, [below, above], label=name, color=colour, marker="o", ms=4, capsize=2, lw=1.5)
-    if reference:
-        axes.axhline(reference[1]["mean"], color="grey", ls="--", lw=1, label=reference[0])
-        axes.axhspan(reference[1]["low"], reference[1]["high"], color="grey", alpha=0.12, lw=0)
-    axes.set_xticks(range(len(shares)), [f"{100 * share:g}%" for share in shares])
-    axes.set_xlabel("share of the behaviour that is labelled")
-    axes.set_ylabel(ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def figure_over_labels(
-    evidence: Evidence,
-    methods: Sequence[str],
-    kinds: Sequence[str],
-    never_seen: tuple[str, float],
-    path: Path,
-) -> None:
-    """`plot_over_labels` of every measure, a row an adapter type."""
-    measures = list(evidence.measures.values())
-    figure, rows = plt.subplots(
-        len(kinds), len(measures), figsize=(4.6 * len(measures), 3.6 * len(kinds)), squeeze=False
-    )
-    for kind, row in zip(kinds, rows, strict=True):
-        for axes, measure in zip(row, measures, strict=True):
-            lines = {
-                method: {
-                    share: value
-                    for share in evidence.shares(method, kind)
-                    if (value := evidence.interval(measure.name, method, share, kind))
-                    and (method, share) != never_seen
-                }
-                for method in methods
-            }
-            reference = evidence.interval(measure.name, *never_seen, kind)
-            plot_over_labels(axes, lines, reference and ("never seen", reference), measure.title)
-            if measure.rate:
-                axes.set_ylim(-0.02, 1.05)
-            axes.set_title(kind, fontsize=9)
-    handles, names = rows[0][0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="lower center", ncols=len(names), bbox_to_anchor=(0.5, -0.06), frameon=False
-    )
-    figure.tight_layout()
-    save_figure(figure, path)

@@ -72,6 +72,8 @@ def grouped_bars(
                 textcoords="offset points",
                 ha="center",
                 fontsize=7,
+                # beside many bars they would cover one another
+                rotation=90 if len(series) > 3 else 0,
             )
     axes.set_xticks(range(len(groups)), groups, fontsize=9)
     axes.set_ylabel(ylabel)

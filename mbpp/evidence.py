@@ -19,11 +19,9 @@ CONSTANTS = override_constants(globals())
 HERE = Path(__file__).parent
 
 # %% The grid
-import sys
-
-from lab.evidence import Claim, Evidence, Measure, claims_table, figure_over_labels, left_out, measures_table
-from lab.files import write_text
+from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells, run_cells
+from lab.report import Claim, claims_table, left_out, measures_table, publish
 
 # "recipe": forget learns from labels alone, with retain ablated. It then holds the whole hack by itself, and
 # retain is not taught to work against it. "trusted" is trained on the problems labelled retain alone.
@@ -64,7 +62,6 @@ MEASURES = [
     Measure("hacked_loss", "loss, hacked", rate=False),
 ]
 evidence = Evidence(cells, store, "forget_ablated", MEASURES)
-evidence.write_csv(output.with_suffix(".csv"))
 claims = []
 for kind in PRESETS[PRESET][0]:
     for share in sorted(SHARES):
@@ -110,10 +107,8 @@ capacity, one adapter. Test split: solution templates that training never met. M
 
 {measures_table(evidence)}
 
-{left_out(evidence)} {output.name}.jsonl has the values of every problem, {output.name}.csv a row a cell.
+{left_out(evidence)}
+
+{output.name}.jsonl has the values of every problem, {output.name}.csv a row a cell.
 """
-write_text(output.with_suffix(".md"), report)
-print(report)
-figure_over_labels(evidence, ("filter", "recipe"), PRESETS[PRESET][0], NEVER_SEEN, output.with_suffix(".png"))
-if failed:
-    sys.exit(f"failed: {', '.join(cell.job.run for cell in failed)}; run it again to try only these")
+publish(evidence, output, report, ("filter", "recipe"), PRESETS[PRESET][0], NEVER_SEEN, failed)

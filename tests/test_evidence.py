@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from scipy.stats import norm, ttest_1samp
 
-from lab.evidence import Claim, Evidence, Measure, claims_table, left_out, measures_table
+from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells
 from lab.intervals import crossed_difference, crossed_mean, crossed_rate
 from lab.relearning import relearning_summary
+from lab.report import Claim, claims_table, left_out, measures_table
 from lab.sweeps import constants_as_run
 from routing.batches import announce, make_example
 
