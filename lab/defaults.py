@@ -3,7 +3,7 @@
 A script imports them into its first cell, the shell overrides them.
 """
 
-# the frozen base's: "auto" (bf16 where the device computes it natively), "float32", "bfloat16",
+# the frozen base's: "auto" (bf16 where the device computes it faster, else fp32), "float32", "bfloat16",
 # or "4bit" (CUDA)
 DTYPE = "auto"
 # share of the last layers that get adapters; 1.0 is all of them
