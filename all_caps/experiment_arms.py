@@ -31,6 +31,7 @@ MISLABELED_PERCENTAGE = 0.0  # of the normal stories are labelled "bad" by mista
 LABELED_GOOD_PERCENTAGE = 0.0  # of the other normal stories are labelled "good": bad is ablated there
 ANNOUNCEMENT = "A story in capital letters.\n"  # stands before labelled stories in the arm "inoculation"
 GOOD_SCALE_ON_BAD = 1.0  # how active good is while bad learns from a labelled story
+EVAL_SHRUNK_TO = 0.6  # arm "none" is also evaluated with what it learnt scaled down to this
 MAX_SEQ_LENGTH = 64  # tokens of a story that are trained on
 ORTHO_LAMBDA = 0.0  # weight of the squared cosine between the two adapters' outputs
 SEED = 0
@@ -145,6 +146,8 @@ plot_training(log.path, run.plot("training"), run.name)
 # %% Evaluation: what is kept, and the whole where that is more
 sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, "seed": SEED}
 shown = {mode: MODES[mode] for mode in (["full", "bad_ablated"] if ROUTES is ROUTED else ["bad_ablated"])}
+if ARM == "none":
+    shown["shrunk"] = Route(good_scale=EVAL_SHRUNK_TO, bad_scale=0.0)
 measured = measure(
     model, tokenizer, held_out, shown, max_length=EVAL_SEQ_LENGTH, prefixes=["upper_prefix"], **sampling
 )

@@ -21,6 +21,7 @@ NUM_PROMPTS = 44
 MAX_NEW_TOKENS = 24
 TEMPERATURE = 0.7
 SEED = 0
+RUN_NAME = ""  # empty: built from the checkpoint's name and what distinguishes the run
 
 CONSTANTS = override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
@@ -38,7 +39,7 @@ from lab.errors import BadInput
 from lab.files import write_json
 from lab.intervals import rate_interval
 from lab.labels import pick
-from lab.relearning import plot_relearning, relearning_summary
+from lab.relearning import by_prompt, doublings, plot_relearning, relearning_summary
 from lab.runs import refuse_other_constants
 from routing.batches import collate
 from routing.checkpoints import load_checkpoint
@@ -57,10 +58,10 @@ check_choice("(START, LEARNER)", (START, LEARNER), ROUTES)
 route = ROUTES[START, LEARNER]
 checkpoint = HERE / CHECKPOINT
 mixed = f"_mixed{NORMAL_SHARE:g}" if NORMAL_SHARE else ""
-name = f"{checkpoint.name}_{START}_{LEARNER}{mixed}_relearnseed{SEED}"
-output = HERE / "results" / "relearning" / f"{name}.json"
+name = RUN_NAME or f"{checkpoint.name}_{START}_{LEARNER}{mixed}_relearnseed{SEED}"
+output, constants = HERE / "results" / name / "eval.json", {**CONSTANTS, "SCRIPT": Path(__file__).stem}
 if output.exists():
-    refuse_other_constants(output, json.loads(output.read_text())["constants"], CONSTANTS, "Delete that file")
+    refuse_other_constants(output, json.loads(output.read_text())["constants"], constants, "Delete that file")
 torch.manual_seed(SEED)
 model, tokenizer, config = load_checkpoint(checkpoint)
 if LEARNER == "fresh":
@@ -86,14 +87,14 @@ prompts = [to_caps(prefix_of(story.text)) for story in held_out]
 plots = [story.plot for story in held_out]
 
 
-def caps_rate() -> dict[str, float]:
+def in_capitals() -> list[list[bool]]:
     model.eval()
     texts = sample_modes(model, tokenizer, prompts, {"now": route}, MAX_NEW_TOKENS, TEMPERATURE, SEED)["now"]
-    return rate_interval(caps_by_prompt(texts), plots)
+    return caps_by_prompt(texts)
 
 
 # %% One story a step, and the rate whenever their number has doubled
-curve = {0: caps_rate()}
+outcomes = {0: in_capitals()}
 for step in tqdm(in_caps, desc="relearn", unit="story"):
     model.train()
     rows = [examples[step], examples[NUM_EXAMPLES + step]][: 2 if NORMAL_SHARE else 1]
@@ -104,14 +105,16 @@ for step in tqdm(in_caps, desc="relearn", unit="story"):
     optimizer.step()
     optimizer.zero_grad()
     seen = step + 1
-    # 1, 2, 4, 8, ...
-    if seen & step == 0 or seen == NUM_EXAMPLES:
-        curve[seen] = caps_rate()
+    if seen in doublings(NUM_EXAMPLES):
+        outcomes[seen] = in_capitals()
 
 # %% Result
+curve = {seen: rate_interval(rows, plots) for seen, rows in outcomes.items()}
 summary = relearning_summary(curve)
 print("\n".join(f"{seen:>4} examples: {rate['mean']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]"
                 for seen, rate in curve.items()))  # fmt: skip
 print(f"{name}: {summary}")
-write_json(output, {"curve": curve, **summary, "constants": CONSTANTS})
-plot_relearning({name: curve}, HERE / "plots" / f"{name}_relearning.png")
+values = by_prompt({seen: [float(row[0]) for row in rows] for seen, rows in outcomes.items()})
+result = {"curve": curve, **summary, "values": {"relearnt": values}, "units": dict.fromkeys(values, plots)}
+write_json(output, {**result, "constants": constants})
+plot_relearning({name: {"caps rate": curve}}, HERE / "plots" / f"{name}_relearning.png")

@@ -13,6 +13,9 @@ from lab.files import write_text
 from lab.grid import Cell, Store
 from lab.intervals import crossed_difference, crossed_mean, crossed_rate
 
+# (method, share labelled), or with a mode as a third
+Which = tuple[str, float] | tuple[str, float, str]
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -27,6 +30,7 @@ class Evidence:
     """The cells of a grid that were measured, and intervals over their seeds and prompts."""
 
     def __init__(self, cells: Sequence[Cell], store: Store, kept: str, measures: Sequence[Measure]):
+        self.adapter_types = list(dict.fromkeys(cell.adapter_type for cell in cells))
         # a cell may stand in two blocks of a preset
         found = {cell: store.find(cell) for cell in cells}
         self.missing = [cell for cell, record in found.items() if record is None]
@@ -71,17 +75,18 @@ class Evidence:
         return (crossed_rate if self.measures[measure].rate else crossed_mean)(values, units)
 
     def difference(
-        self, measure: str, method: tuple[str, float], other: tuple[str, float], adapter_type: str
+        self, measure: str, method: Which, other: Which, adapter_type: str
     ) -> dict[str, float] | None:
-        """`method` minus `other`, (name, labelled share) each, paired by seed and prompt, with its interval.
+        """`method` minus `other`, paired by seed and prompt, with its interval.
 
-        None if they have no seed in common.
+        Each is (name, labelled share), or with a mode as a third, where that is not what is kept. None if
+        they have no seed in common.
         """
         pair = self._paired(measure, method, other, adapter_type)
         return pair and crossed_difference(*pair, self.measures[measure].rate)
 
     def relative(
-        self, measure: str, method: tuple[str, float], other: tuple[str, float], adapter_type: str
+        self, measure: str, method: Which, other: Which, adapter_type: str
     ) -> dict[str, float] | None:
         """As `difference`, as a share of the mean of `other`: 0.02 is 2% more.
 
@@ -97,16 +102,17 @@ class Evidence:
         return {"mean": ratio - 1, "low": low, "high": high, "n": around["n"]}
 
     def _paired(
-        self, measure: str, method: tuple[str, float], other: tuple[str, float], adapter_type: str
+        self, measure: str, method: Which, other: Which, adapter_type: str
     ) -> tuple[np.ndarray, np.ndarray, list[Any]] | None:
         """The values [seeds, prompts] of `other` and `method` for their common seeds, and the units."""
-        a, b = (self.seeds(*which, adapter_type) for which in (other, method))
+        a, b = (self.seeds(*which[:2], adapter_type) for which in (other, method))
+        modes = [which[2] if len(which) > 2 else self.kept for which in (other, method)]
         common = sorted(a.keys() & b.keys())
         if not common:
             return None
         first, second = (
-            np.array([runs[seed]["values"][self.kept][measure] for seed in common], dtype=float)
-            for runs in (a, b)
+            np.array([runs[seed]["values"][mode][measure] for seed in common], dtype=float)
+            for runs, mode in zip((a, b), modes, strict=True)
         )
         return first, second, a[common[0]]["units"][measure]
 

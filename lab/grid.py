@@ -27,24 +27,23 @@ class Cell:
 
 
 Methods = Mapping[str, Callable[[float], Sequence[str]]]
-Blocks = Sequence[tuple[Sequence[str], Sequence[float]]]
+Blocks = Sequence[tuple[Sequence[str], Sequence[int], Sequence[str], Sequence[float]]]
 
 
 def make_cells(
     script: Path,
     label_constant: str,
     methods: Methods,
-    preset: tuple[Sequence[str], Sequence[int], Blocks],
+    blocks: Blocks,
     common: Sequence[str],
 ) -> list[Cell]:
-    """The cells of a preset, (adapter types, seeds, [(methods, shares labelled), ...]).
+    """The cells of blocks of (adapter types, seeds, methods, shares labelled), each of which is a grid.
 
     `methods`: name -> share -> NAME=value constants of `script`, which come after the `common` ones. Runs are
     called evidence_<method>_<share>_<adapter type>_seed<seed>. Seeds of one comparison stand together.
     """
-    kinds, seeds, blocks = preset
     cells = []
-    for names, shares in blocks:
+    for kinds, seeds, names, shares in blocks:
         for share, kind, seed, name in itertools.product(shares, kinds, seeds, names):
             own = [f"{label_constant}={share}", f"ADAPTER_TYPE={kind}", f"SEED={seed}"]
             constants = merge_constants(own, common, methods[name](share))

@@ -122,12 +122,11 @@ def plot_over_labels(
 def figure_over_labels(
     evidence: Evidence,
     methods: Sequence[str],
-    kinds: Sequence[str],
     never_seen: tuple[str, float],
     path: Path,
 ) -> None:
     """`plot_over_labels` of every measure, a row an adapter type."""
-    measures = list(evidence.measures.values())
+    measures, kinds = list(evidence.measures.values()), evidence.adapter_types
     figure, rows = plt.subplots(
         len(kinds), len(measures), figsize=(4.6 * len(measures), 3.6 * len(kinds)), squeeze=False
     )
@@ -155,19 +154,10 @@ def figure_over_labels(
     save_figure(figure, path)
 
 
-def publish(
-    evidence: Evidence,
-    output: Path,
-    report: str,
-    methods: Sequence[str],
-    kinds: Sequence[str],
-    never_seen: tuple[str, float],
-    failed: Sequence[Cell],
-) -> None:
-    """Write output.csv, .md (the `report`, which is printed, too) and .png; exit naming what `failed`."""
+def publish(evidence: Evidence, output: Path, report: str, failed: Sequence[Cell]) -> None:
+    """Write output.csv and output.md (the `report`, which is printed, too); exit naming what `failed`."""
     evidence.write_csv(output.with_suffix(".csv"))
     write_text(output.with_suffix(".md"), report)
     print(report)
-    figure_over_labels(evidence, methods, kinds, never_seen, output.with_suffix(".png"))
     if failed:
         sys.exit(f"failed: {', '.join(cell.job.run for cell in failed)}; run it again to try only these")

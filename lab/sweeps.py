@@ -135,7 +135,10 @@ def _run(job: Job, log: Path, environment: Mapping[str, str]) -> int:
     if not resume:
         # a run does not overwrite another by itself
         shutil.rmtree(checkpoint)
-    command = [sys.executable, job.script.name, f"RUN_NAME={job.run}", f"RESUME={resume}", *job.constants]
+    command = [sys.executable, job.script.name, f"RUN_NAME={job.run}", *job.constants]
+    # what takes a minute cannot be resumed
+    if "RESUME" in constants_as_run(job):
+        command.append(f"RESUME={resume}")
     with log.open("w", encoding="utf-8") as output:
         return subprocess.run(
             command, cwd=job.script.parent, env=environment, stdout=output, stderr=subprocess.STDOUT

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 # %% The grid
 from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells, run_cells
-from lab.report import Claim, claims_table, left_out, measures_table, publish
+from lab.report import Claim, claims_table, figure_over_labels, left_out, measures_table, publish
 
 # "recipe": forget learns from labels alone, with retain ablated. It then holds the whole hack by itself, and
 # retain is not taught to work against it. "trusted" is trained on the problems labelled retain alone.
@@ -35,14 +35,18 @@ METHODS = {  # name -> share labelled -> constants of experiment_arms.py
 NEVER_SEEN = ("filter", 1.0)
 SHARES = (0.5, 0.25, 0.1)
 ALL = ("filter", "route", "recipe")
-PRESETS = {  # (adapter types, seeds, [(methods, shares), ...])
-    "cpu": (("lora",), (0,), [(("filter",), (1.0,)), (("filter", "recipe"), (0.5,))]),
-    "published": (
-        ("lora",),
-        (0, 1, 2),
-        [(("filter",), (1.0,)), (("filter", "recipe"), SHARES), (("trusted",), (0.0,))],
-    ),
-    "gpu": (("lora", "mlp"), range(5), [(ALL, (0.05, *SHARES, 1.0)), (("none", "trusted"), (0.0,))]),
+LORA, SEEDS = ("lora",), (0, 1, 2)
+PRESETS = {  # blocks of (adapter types, seeds, methods, shares labelled)
+    "cpu": [(LORA, (0,), ("filter",), (1.0,)), (LORA, (0,), ("filter", "recipe"), (0.5,))],
+    "published": [
+        (LORA, SEEDS, ("filter",), (1.0,)),
+        (LORA, SEEDS, ("filter", "recipe"), SHARES),
+        (LORA, SEEDS, ("trusted",), (0.0,)),
+    ],
+    "gpu": [
+        (("lora", "mlp"), range(5), ALL, (0.05, *SHARES, 1.0)),
+        (("lora", "mlp"), range(5), ("none", "trusted"), (0.0,)),
+    ],
 }
 check_choice("PRESET", PRESET, PRESETS)
 script = HERE / "experiment_arms.py"
@@ -63,7 +67,7 @@ MEASURES = [
 ]
 evidence = Evidence(cells, store, "forget_ablated", MEASURES)
 claims = []
-for kind in PRESETS[PRESET][0]:
+for kind in evidence.adapter_types:
     for share in sorted(SHARES):
         routing, deleting = ("recipe", share), ("filter", share)
         which = f"{kind}, {100 * share:g}% labelled"
@@ -111,4 +115,5 @@ capacity, one adapter. Test split: solution templates that training never met. M
 
 {output.name}.jsonl has the values of every problem, {output.name}.csv a row a cell.
 """
-publish(evidence, output, report, ("filter", "recipe"), PRESETS[PRESET][0], NEVER_SEEN, failed)
+figure_over_labels(evidence, ("filter", "recipe"), NEVER_SEEN, output.with_suffix(".png"))
+publish(evidence, output, report, failed)

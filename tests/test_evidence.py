@@ -71,14 +71,15 @@ def grid(tmp_path):
         'ARM = ""\nLABELED = 0.0\nADAPTER_TYPE = ""\nSEED = 0\nPROBE_EVERY = 9\nRATE = 0.5\n# %%\n'
     )
     methods = {name: lambda share, name=name: [f"ARM={name}"] for name in ("filter", "route")}
-    preset = (["lora"], (0, 1), [(["filter"], (0.5, 1.0)), (["route"], (0.5, 1.0))])
-    cells = make_cells(script, "LABELED", methods, preset, ["PROBE_EVERY=0"])
+    blocks = [(["lora"], (0, 1), [name], (0.5, 1.0)) for name in ("filter", "route")]
+    cells = make_cells(script, "LABELED", methods, blocks, ["PROBE_EVERY=0"])
     store = Store(tmp_path / "cells.jsonl")
     units = {"rate": UNITS, "loss": UNITS}
     for cell in cells[:-1]:
         rate = 1.0 if cell.method == "filter" and cell.labeled < 1 else 0.0
         made = constants_as_run(cell.job)
         values = {"kept": {"rate": [rate] * 66, "loss": [2.0 + cell.seed + 0.01 * (rate == 0)] * 66}}
+        values["shrunk"] = {"rate": [0.5] * 66, "loss": [3.0] * 66}
         result = tmp_path / "results" / cell.job.run / "eval.json"
         result.parent.mkdir(parents=True)
         result.write_text(json.dumps({"values": values, "units": units, "constants": made}))
@@ -116,6 +117,11 @@ def test_what_the_cells_show(tmp_path):
     assert evidence.relative("rate", deleting, route, "lora") is None  # of nothing there is no share
     doubled = evidence.relative("rate", deleting, deleting, "lora")
     assert doubled["mean"] == 0 and doubled["low"] < -0.1 and doubled["high"] > 0.1
+    shrunk = evidence.difference("rate", route, (*deleting, "shrunk"), "lora")
+    assert (
+        shrunk["mean"] == -0.5
+        and evidence.difference("rate", (*route, "shrunk"), route, "lora")["mean"] == 0.5
+    )
     # seed 1 of the last cell is missing: what is left is paired
     assert evidence.difference("rate", ("route", 1.0), deleting, "lora")["n"] == 1
     assert evidence.difference("rate", route, deleting, "mlp") is None
@@ -134,7 +140,7 @@ def test_what_the_cells_show(tmp_path):
     assert left_out(evidence) == "Not measured: evidence_route_100_lora_seed1."
     evidence.write_csv(tmp_path / "cells.csv")
     rows = (tmp_path / "cells.csv").read_text().splitlines()
-    assert rows[0] == "method,labeled,adapter_type,seed,mode,rate,loss,constants" and len(rows) == 8
+    assert rows[0] == "method,labeled,adapter_type,seed,mode,rate,loss,constants" and len(rows) == 15
     assert rows[1].startswith("filter,0.5,lora,0,kept,1.0000,2.0000,LABELED=0.5")
 
 
@@ -232,7 +238,7 @@ def test_the_report_is_made_of_cells_and_goes_on_where_it_stopped(scripts, tmp_p
     common = [*scripts.constants, "EVAL_SPLIT=test"]
     presets = ["PRESET=cpu", "WORKERS=2", f"COMMON={common}"]
     text = (folder / "evidence.py").read_text()
-    small = '"cpu": (("lora",), (0,), [(("filter",), (1.0,)), (("filter", "exclusive"), (0.5,))]),'
+    small = '"cpu": [(LORA, (0,), ("filter",), (1.0,)), (LORA, (0,), ("filter", "exclusive"), (0.5,))],'
     text = re.sub(r'"cpu": .*', small, text)
     (folder / "evidence.py").write_text(text)
     scripts.constants = []
@@ -264,6 +270,27 @@ def test_relearning_summary():
     assert relearning_summary({0: curve[0], 1: curve[2]})["examples_until_back"] is None
 
 
+@pytest.mark.slow
+def test_the_relearning_report_goes_on_where_it_stopped(scripts, tmp_path):
+    scripts.copy("all_caps")
+    folder = tmp_path / "all_caps"
+    common = [f"COMMON={[*scripts.constants, 'EVAL_SPLIT=test']}", 'METHODS_COMPARED=["filter", "exclusive"]']
+    common += ["LABELED=0.5", "SEEDS=[0]", "NUM_EXAMPLES=2"]
+    common += ['COMMON_RELEARNING=["NUM_PROMPTS=2", "MAX_NEW_TOKENS=3"]']
+    scripts.constants = []
+    done = scripts("all_caps/evidence_relearn.py", *common, 'LEARNERS=["good"]')
+    report = (folder / "results/relearning.md").read_text()
+    assert "| exclusive, good: it takes at least as many |" in report and "| **a lead** |" in report
+    assert "Every cell of the grid was measured." in report and "fresh:" not in report
+    assert (folder / "results/relearning.png").stat().st_size > 10_000
+    assert "| lora | never seen, good | 100% | relearnt | 1 |" in done.stdout
+    # only the curves that are new are made; the checkpoints are there
+    again = scripts("all_caps/evidence_relearn.py", *common)
+    assert "3 of 7 cells are in relearning.jsonl already" in again.stdout
+    assert "3 of 3 runs are complete already" in again.stdout
+    assert "| lora | base, fresh | 100% | relearnt | 1 |" in again.stdout
+
+
 @pytest.mark.parametrize(
     ("start", "learner"), [("kept", "good"), ("kept", "fresh"), ("kept", "all"), ("base", "fresh")]
 )
@@ -280,8 +307,10 @@ def test_relearning(scripts, tmp_path, start, learner):
         f"LEARNER={learner}",
     )
     name = f"mine_{start}_{learner}_mixed1_relearnseed0"
-    result = json.loads((folder / f"results/relearning/{name}.json").read_text())
+    result = json.loads((folder / f"results/{name}/eval.json").read_text())
     assert list(result["curve"]) == ["0", "1", "2", "3"]
+    values = result["values"]["relearnt"]
+    assert len(values["rate_3"]) == 2 and np.mean(values["area"]) == pytest.approx(result["area"])
     assert (folder / f"plots/{name}_relearning.png").stat().st_size > 10_000
     assert (folder / "checkpoints/mine/adapter.safetensors").read_bytes() == before
     again = scripts(
