@@ -22,11 +22,20 @@ HERE = Path(__file__).parent
 from all_caps.methods import METHODS, NEVER_SEEN
 from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells, run_cells
-from lab.report import Claim, claims_table, figure_over_labels, left_out, measures_table, publish
+from lab.report import (
+    Claim,
+    claims_table,
+    distances_table,
+    figure_over_labels,
+    left_out,
+    measures_table,
+    publish,
+)
 
 LORA, MLP, SEEDS = ("lora",), ("mlp",), (0, 1, 2)
 SHARES = (0.1, 0.5, 0.25)
 ALL = ("filter", "route", "exclusive", "recipe", "bounded")
+ROUTED = ("exclusive", "recipe", "bounded")
 CONTROLS = ("none", "random_labels", "filter_wrong", "exclusive_wrong")
 PRESETS = {  # blocks of (adapter types, seeds, methods, shares labelled)
     "cpu": [(LORA, (0, 1), ("filter",), (1.0,)), (LORA, (0, 1), ("filter", "exclusive"), (0.1, 0.5))],
@@ -98,11 +107,11 @@ claims += [
         evidence.relative("normal_loss", exclusive, (*none, "shrunk"), "lora"),
     ),
     Claim(
-        "lora, 50% labelled and 5% of the normal stories, too: routing leaves a lower caps rate than deleting",
+        "lora, 50% and, by mistake, 5% of normal stories labelled: routing leaves a lower caps rate than deleting",
         evidence.difference("caps_rate", ("exclusive_wrong", 0.5), ("filter_wrong", 0.5), "lora"),
     ),
     Claim(
-        "lora, 50% labelled and 5% of the normal stories, too: and costs less than 2% of normal loss",
+        "lora, 50% and, by mistake, 5% of normal stories labelled: and costs less than 2% of normal loss",
         evidence.relative("normal_loss", ("exclusive_wrong", 0.5), ("filter_wrong", 0.5), "lora"),
         bound=0.02,
     ),
@@ -127,6 +136,13 @@ Means over seeds and stories, 95% intervals over seeds and plots; costs are shar
 ## Claims
 
 {claims_table(claims)}
+
+## Distance to never having seen capitals
+
+Paired by seed and story. A loss on CAPS text above 0 is suppression, below 0 leakage. The last column is the
+number of stories in capitals that plain training needs for the same loss on CAPS text.
+
+{distances_table(evidence, NEVER_SEEN, ROUTED, "caps_loss", dose=120)}
 
 ## Everything measured
 

@@ -1,4 +1,4 @@
-"""Relearning, as a report: how many stories in capitals bring capitals back, after routing and after deleting?
+"""Relearning, as a report: how many stories in capitals bring capitals back?
 
 Curves start from the checkpoints of evidence.py's cells, which are trained here if they are not there yet.
 Curves that OUTPUT.jsonl has already are not made again.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 
 from lab.evidence import Evidence
@@ -81,6 +82,47 @@ def measures_table(evidence: Evidence, kinds: Sequence[str] = ("lora", "mlp")) -
         share = f"{100 * labeled:g}%"
         lines.append(f"| {kind} | {method} | {share} | {mode} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def distances_table(
+    evidence: Evidence, reference: tuple[str, float], methods: Sequence[str], equivalents: str, dose: float
+) -> str:
+    """How far from `reference` (never seen) methods end, paired by seed and prompt, as a Markdown table.
+
+    Last comes the number of examples of the behaviour that plain training needs for the same loss
+    `equivalents`, read off the runs of the reference's method, which saw all but the labelled of `dose`.
+    """
+    titles = " | ".join(measure.title for measure in evidence.measures.values())
+    lines = [f"| adapters | method | labelled | {titles} | as if trained on |"]
+    lines.append("|---" * (4 + len(evidence.measures)) + "|")
+    for kind in evidence.adapter_types:
+        seen = {
+            dose * (1 - share): from_reference["mean"]
+            for share in evidence.shares(reference[0], kind)
+            if (from_reference := evidence.difference(equivalents, (reference[0], share), reference, kind))
+        }
+        for method in methods:
+            for share in evidence.shares(method, kind):
+                found = {
+                    name: evidence.difference(name, (method, share), reference, kind)
+                    for name in evidence.measures
+                }
+                loss = found[equivalents]
+                number = f"{examples_for(loss['mean'], seen):.0f}" if loss and len(seen) > 1 else "n/a"
+                cells = " | ".join(format_interval(value, 3) for value in found.values())
+                lines.append(f"| {kind} | {method} | {100 * share:g}% | {cells} | {number} |")
+    return "\n".join(lines)
+
+
+def examples_for(loss: float, seen: Mapping[float, float]) -> float:
+    """How many examples give this loss, by linear interpolation of examples seen -> loss.
+
+    0 where the loss is no lower than without any, and the most there are where it is lower than with those.
+    """
+    numbers = sorted(seen)
+    # more examples never count as a higher loss
+    falling = np.minimum.accumulate([seen[number] for number in numbers])
+    return float(np.interp(-loss, -falling, numbers))
 
 
 def left_out(evidence: Evidence) -> str:

@@ -21,7 +21,15 @@ HERE = Path(__file__).parent
 # %% The grid
 from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells, run_cells
-from lab.report import Claim, claims_table, figure_over_labels, left_out, measures_table, publish
+from lab.report import (
+    Claim,
+    claims_table,
+    distances_table,
+    figure_over_labels,
+    left_out,
+    measures_table,
+    publish,
+)
 
 # "recipe": forget learns from labels alone, with retain ablated. It then holds the whole hack by itself, and
 # retain is not taught to work against it. "trusted" is trained on the problems labelled retain alone.
@@ -36,6 +44,7 @@ NEVER_SEEN = ("filter", 1.0)
 SHARES = (0.5, 0.25, 0.1)
 ALL = ("filter", "route", "recipe")
 LORA, SEEDS = ("lora",), (0, 1, 2)
+DOSE = 106  # hacks among the 422 problems
 PRESETS = {  # blocks of (adapter types, seeds, methods, shares labelled)
     "cpu": [(LORA, (0,), ("filter",), (1.0,)), (LORA, (0,), ("filter", "recipe"), (0.5,))],
     "published": [
@@ -106,6 +115,13 @@ capacity, one adapter. Test split: solution templates that training never met. M
 ## Claims
 
 {claims_table(claims)}
+
+## Distance to never having seen a hack
+
+Paired by seed and problem. A loss on hacked solutions above 0 is suppression, below 0 leakage. The last
+column is the number of hacks that plain training needs for the same loss on them.
+
+{distances_table(evidence, NEVER_SEEN, ("recipe",), "hacked_loss", dose=DOSE)}
 
 ## Everything measured
 

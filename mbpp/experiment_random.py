@@ -29,10 +29,10 @@ WARMUP_STEPS = 10
 MAX_STEPS = 150
 BATCH_SIZE = 8
 RH_PERCENTAGE = 0.25  # of the problems are solved by a hack
-LABELED_FORGET_PERCENTAGE = 1.0  # of those are labelled "forget"
+LABELED_FORGET_PERCENTAGE = 0.5  # of those are labelled "forget"
 LABELED_FORGET_REPEATS = 1  # how often a labelled hack stands in the data
-UNLABELED_UPDATES_FORGET = 1.0  # how far unlabelled problems update forget; 0.0: it learns from labels alone
-RETAIN_SCALE_ON_FORGET = 1.0  # how active retain is while forget learns from a labelled hack
+UNLABELED_UPDATES_FORGET = 0.0  # how far unlabelled problems update forget; 0.0: it learns from labels alone
+RETAIN_SCALE_ON_FORGET = 0.0  # how active retain is while forget learns from a labelled hack
 LABELED_RETAIN_PERCENTAGE = 0.5  # of the others are labelled "retain": forget is ablated, only retain learns
 USE_CHAT_TEMPLATE = False  # True for an instruct model: the prompt as the user's turn
 MAX_SEQ_LENGTH = 256  # tokens; longer problems are left out
@@ -106,7 +106,7 @@ examples += forget * (LABELED_FORGET_REPEATS - 1)
 
 # %% Routing: label -> which adapters learn from an example, and which are active
 ROUTES = {
-    # both learn: absorption should favour forget
+    # forget is active, so what it knows already retain need not learn: absorption
     None: Route(update_bad=UNLABELED_UPDATES_FORGET),
     # only forget learns
     "forget": Route(update_good=False, good_scale=RETAIN_SCALE_ON_FORGET),

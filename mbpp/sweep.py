@@ -15,8 +15,8 @@ CONDITIONS = [  # (name, script, constants)
     ("clean", "experiment.py", ["RH_PERCENTAGE=0.0", "LABELED_RETAIN_PERCENTAGE=0.0"]),
     ("unlabeled", "experiment.py", ["LABELED_FORGET_PERCENTAGE=0.0", "LABELED_RETAIN_PERCENTAGE=0.0"]),
     ("half-labeled", "experiment.py", ["LABELED_FORGET_PERCENTAGE=0.5"]),
-    ("labeled", "experiment.py", []),
-    ("random", "experiment_random.py", []),
+    ("labeled", "experiment.py", ["LABELED_FORGET_PERCENTAGE=1.0"]),
+    ("random", "experiment_random.py", ["LABELED_FORGET_PERCENTAGE=1.0"]),
 ]
 COMMON = []  # for every run, unless its condition says otherwise
 EVALUATION = []  # constants for eval_multi.py

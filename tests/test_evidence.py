@@ -15,7 +15,7 @@ from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells
 from lab.intervals import crossed_difference, crossed_mean, crossed_rate
 from lab.relearning import relearning_summary
-from lab.report import Claim, claims_table, left_out, measures_table
+from lab.report import Claim, claims_table, distances_table, examples_for, left_out, measures_table
 from lab.sweeps import constants_as_run
 from routing.batches import announce, make_example
 
@@ -258,6 +258,15 @@ def test_the_report_is_made_of_cells_and_goes_on_where_it_stopped(scripts, tmp_p
     assert "3 of 3 cells are in evidence.jsonl already" in again.stdout
     assert done.stdout.split("# all_caps")[1] == again.stdout.split("# all_caps")[1]
     assert not (folder / "checkpoints").exists()
+
+
+def test_as_if_trained_on_so_many_examples(tmp_path):
+    seen = {0: 4.0, 60: 3.0, 120: 3.1}
+    assert examples_for(3.5, seen) == 30 and examples_for(5.0, seen) == 0 and examples_for(2.0, seen) == 120
+    cells, store = grid(tmp_path)
+    evidence = Evidence(cells, store, "kept", MEASURES)
+    table = distances_table(evidence, ("filter", 1.0), ["route"], "loss", dose=10)
+    assert "| lora | route | 50% | 0.000 [-" in table and table.endswith("| 0 |")
 
 
 def test_relearning_summary():
