@@ -107,11 +107,11 @@ claims += [
         evidence.relative("normal_loss", exclusive, (*none, "shrunk"), "lora"),
     ),
     Claim(
-        "lora, 50% and, by mistake, 5% of normal stories labelled: routing leaves a lower caps rate than deleting",
+        "lora, 50% labelled, and 5% of the normal by mistake: routing leaves a lower caps rate than deleting",
         evidence.difference("caps_rate", ("exclusive_wrong", 0.5), ("filter_wrong", 0.5), "lora"),
     ),
     Claim(
-        "lora, 50% and, by mistake, 5% of normal stories labelled: and costs less than 2% of normal loss",
+        "lora, 50% labelled, and 5% of the normal by mistake: and costs less than 2% of normal loss",
         evidence.relative("normal_loss", ("exclusive_wrong", 0.5), ("filter_wrong", 0.5), "lora"),
         bound=0.02,
     ),
