@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from lab.plots import PALETTE, save_figure
-
-Curve = Mapping[int, Mapping[str, float]]
+from lab.curves import Curve, plot_curves
 
 
 def doublings(most: int) -> list[int]:
@@ -54,23 +51,5 @@ def _area(seen: Sequence[int], rates: Sequence[float]) -> float:
 
 def plot_relearning(panels: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
     """The rate over examples seen, a panel a title and a line a run, with its 95% interval."""
-    figure, row = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.8), squeeze=False)
-    for axes, (title, curves) in zip(row[0], panels.items(), strict=True):
-        for k, (name, curve) in enumerate(curves.items()):
-            seen = sorted(curve)
-            mean = [curve[number]["mean"] for number in seen]
-            below = [max(0.0, curve[number]["mean"] - curve[number]["low"]) for number in seen]
-            above = [max(0.0, curve[number]["high"] - curve[number]["mean"]) for number in seen]
-            # a little apart, or the bars would cover one another
-            places = [math.log2(1 + number) for number in seen]
-            x = [place + 0.06 * (k - (len(curves) - 1) / 2) for place in places]
-            colour = PALETTE[k % len(PALETTE)]
-            axes.errorbar(x, mean, [below, above], label=name, color=colour, marker="o", ms=4, capsize=2)
-            axes.set_xticks(places, list(map(str, seen)))
-        axes.set_ylim(-0.02, 1.05)
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("examples of the behaviour, one a step")
-        axes.set_ylabel("rate of the behaviour")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8, frameon=False)
-    save_figure(figure, path)
+    xlabel = "examples of the behaviour, one a step"
+    plot_curves(panels, path, xlabel, bounded=panels, place=lambda number: math.log2(1 + number))

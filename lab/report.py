@@ -10,10 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from lab.curves import Curve, interval_lines
 from lab.evidence import Evidence
 from lab.files import write_text
 from lab.grid import Cell
-from lab.plots import PALETTE, save_figure
+from lab.plots import save_figure
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def left_out(evidence: Evidence) -> str:
 
 def plot_over_labels(
     axes: Axes,
-    lines: Mapping[str, Mapping[float, Mapping[str, float]]],
+    lines: Mapping[str, Curve],
     reference: tuple[str, Mapping[str, float]] | None,
     ylabel: str,
 ) -> None:
@@ -144,21 +145,13 @@ def plot_over_labels(
     `reference`, (name, interval), is drawn dashed across all shares.
     """
     shares = sorted({share for points in lines.values() for share in points})
-    for k, (name, points) in enumerate(lines.items()):
-        # a little apart, or the bars would cover one another
-        x = [shares.index(share) + 0.06 * (k - (len(lines) - 1) / 2) for share in points]
-        mean = [value["mean"] for value in points.values()]
-        below = [max(0.0, value["mean"] - value["low"]) for value in points.values()]
-        above = [max(0.0, value["high"] - value["mean"]) for value in points.values()]
-        colour = PALETTE[k % len(PALETTE)]
-        axes.errorbar(x, mean, [below, above], label=name, color=colour, marker="o", ms=4, capsize=2, lw=1.5)
+    interval_lines(axes, lines, place=shares.index)
     if reference:
         axes.axhline(reference[1]["mean"], color="grey", ls="--", lw=1, label=reference[0])
         axes.axhspan(reference[1]["low"], reference[1]["high"], color="grey", alpha=0.12, lw=0)
     axes.set_xticks(range(len(shares)), [f"{100 * share:g}%" for share in shares])
     axes.set_xlabel("share of the behaviour that is labelled")
     axes.set_ylabel(ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def figure_over_labels(

@@ -253,6 +253,10 @@ def test_reading_scripts_run_on_a_finished_run(scripts, tmp_path):
     assert samples.count("full:") == samples.count("bad_ablated:") == 2
     scripts("all_caps/eval_caps.py", checkpoint, "NUM_SAMPLES=2", "MAX_NEW_TOKENS=3")
     scripts("all_caps/eval_prefix.py", checkpoint, "NUM_GENERATIONS=2", "MAX_NEW_TOKENS=3")
+    dial = scripts(
+        "all_caps/analyze_dial.py", checkpoint, "NUM_PROMPTS=2", "MAX_NEW_TOKENS=3", "SCALES=[0.0, 1.0]"
+    ).stdout
+    assert "by the scale of bad" in dial
     angles = scripts("all_caps/analyze_orthogonality.py", checkpoint, "NUM_STORIES=2").stdout
     assert "squared cosine of the adapters' outputs on caps text" in angles
     scripts("all_caps/plot_results.py", "RUN=finetune_mine")
@@ -260,8 +264,9 @@ def test_reading_scripts_run_on_a_finished_run(scripts, tmp_path):
     made = {
         path.name for path in [*(folder / "results/finetune_mine").iterdir(), *(folder / "plots").iterdir()]
     }
-    assert made >= {"samples.json", "from_bos.json", "prefixes.json", "orthogonality.json",
-                    "finetune_plot.png", "finetune_mine_orthogonality.png", "finetune_mine_training.png"}  # fmt: skip
+    assert made >= {"samples.json", "from_bos.json", "prefixes.json", "orthogonality.json", "dial_bad.json",
+                    "finetune_plot.png", "finetune_mine_orthogonality.png", "finetune_mine_dial_bad.png",
+                    "finetune_mine_training.png"}  # fmt: skip
     missing = scripts("all_caps/plot_results.py", "RUN=none", check=False)
     assert missing.returncode == 1 and "no finished run" in missing.stderr
 

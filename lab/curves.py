@@ -1,0 +1,53 @@
+"""Lines of intervals over something: shares of labels, examples, scales."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from lab.plots import PALETTE, save_figure
+
+Curve = Mapping[float, Mapping[str, float]]
+
+
+def interval_lines(
+    axes: Axes,
+    lines: Mapping[str, Curve],
+    place: Callable[[float], float] = float,
+    apart: float = 0.06,
+) -> None:
+    """A line a name: intervals {"mean", "low", "high"} over x, which is drawn at `place`(x).
+
+    Lines stand `apart`, or their bars would cover one another. Every x gets a tick.
+    """
+    for k, (name, points) in enumerate(lines.items()):
+        x = [place(at) + apart * (k - (len(lines) - 1) / 2) for at in points]
+        mean = [value["mean"] for value in points.values()]
+        below = [max(0.0, value["mean"] - value["low"]) for value in points.values()]
+        above = [max(0.0, value["high"] - value["mean"]) for value in points.values()]
+        colour = PALETTE[k % len(PALETTE)]
+        axes.errorbar(x, mean, [below, above], label=name, color=colour, marker="o", ms=4, capsize=2, lw=1.5)
+    ticks = sorted({at for points in lines.values() for at in points})
+    axes.set_xticks([place(at) for at in ticks], [f"{at:g}" for at in ticks])
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_curves(
+    panels: Mapping[str, Mapping[str, Curve]],
+    path: Path,
+    xlabel: str,
+    bounded: Collection[str] = (),
+    place: Callable[[float], float] = float,
+) -> None:
+    """A panel a title, with its lines of intervals; those in `bounded` run from 0 to 1."""
+    figure, row = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.8), squeeze=False)
+    for axes, (title, lines) in zip(row[0], panels.items(), strict=True):
+        interval_lines(axes, lines, place)
+        if title in bounded:
+            axes.set_ylim(-0.02, 1.05)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(xlabel)
+        axes.legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    save_figure(figure, path)
