@@ -279,6 +279,22 @@ def test_relearning_summary():
     assert relearning_summary({0: curve[0], 1: curve[2]})["examples_until_back"] is None
 
 
+def test_unlearning(scripts, tmp_path):
+    """Both methods raise the loss on what they know to be bad more than on the rest."""
+    scripts("all_caps/experiment_arms.py", "RUN_NAME=plain", "ARM=none", "CAPS_PERCENTAGE=0.5")
+    folder = tmp_path / "all_caps"
+    plain = json.loads((folder / "results/plain/eval.json").read_text())["values"]["bad_ablated"]
+    scripts.constants = ["CHECKPOINT=checkpoints/plain", "NUM_EVAL_PROMPTS=2", "EVAL_NEW_TOKENS=3"]
+    scripts.constants += ["UNLEARN_STEPS=8", "UNLEARN_BATCH_SIZE=2", "LEARNING_RATE=0.01"]
+    for method, constants in {"gradient_difference": [], "rmu": ["RMU_LAYER=4", "RMU_STEERING=20.0"]}.items():
+        scripts("all_caps/experiment_unlearn.py", f"METHOD={method}", f"RUN_NAME={method}", *constants)
+        values = json.loads((folder / f"results/{method}/eval.json").read_text())["values"]["bad_ablated"]
+        rise = {name: np.mean(values[name]) - np.mean(plain[name]) for name in ("caps_loss", "normal_loss")}
+        assert rise["caps_loss"] > rise["normal_loss"], (method, rise)
+    far = scripts("all_caps/experiment_unlearn.py", "METHOD=rmu", "RMU_LAYER=9", check=False)
+    assert far.returncode == 1 and "give the output of one of them" in far.stderr
+
+
 @pytest.mark.slow
 def test_the_relearning_report_goes_on_where_it_stopped(scripts, tmp_path):
     scripts.copy("all_caps")
