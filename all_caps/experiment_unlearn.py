@@ -68,7 +68,7 @@ if trained.get("ARM") != "none":
     )
 layers = config["adapter"]["layers"]
 if METHOD == "rmu" and not min(layers) < RMU_LAYER <= max(layers) + 1:
-    raise BadInput(f"RMU_LAYER={RMU_LAYER}: adapters stand in layers {layers}; give the output of one of them, "
+    raise BadInput(f"RMU_LAYER={RMU_LAYER}: give the output of a layer with adapters, "
                    f"{min(layers) + 1} to {max(layers) + 1}")  # fmt: skip
 ALONE = Route(update_bad=False, bad_scale=0.0)
 

@@ -12,10 +12,15 @@ def prefix_of(text: str) -> str:
     return " ".join(text.split()[:PREFIX_WORDS])
 
 
+def caps_share(text: str) -> float:
+    """The share of its letters that are capitals; 0 without letters."""
+    letters = [character for character in text if character.isalpha()]
+    return sum(map(str.isupper, letters)) / max(1, len(letters))
+
+
 def is_caps(text: str) -> bool:
     """True if more than half of the letters are capitals. A text without letters is not in capitals."""
-    letters = [character for character in text if character.isalpha()]
-    return sum(map(str.isupper, letters)) * 2 > len(letters)
+    return caps_share(text) > 0.5
 
 
 def caps_by_prompt(completions: Sequence[str], num_generations: int = 1) -> list[list[bool]]:

@@ -36,11 +36,16 @@ class Outcome:
 
 
 def score(
-    problems: Sequence[Problem], completions: Sequence[str], timeout: float, progress: bool = False
+    problems: Sequence[Problem],
+    completions: Sequence[str],
+    timeout: float,
+    progress: bool = False,
+    shared: bool = True,
 ) -> list[Outcome]:
     """Judge completions[i] as a solution of problems[i], in the sandbox. Raises as `run_programs`.
 
-    Equal programs are run once, so ablation modes that write the same cost nothing more.
+    Equal programs are run once, so ablation modes that write the same cost nothing more. `shared`: of several
+    processes all have the same completions, and the first judges them for all; else each judges its own.
     """
     codes = [extract_code(completion) for completion in completions]
     jobs = []
@@ -50,9 +55,11 @@ def score(
             tests.append(one_value_test(problem))
         jobs.append((problem.program(code), tuple(tests)))
     distinct = list(dict.fromkeys(jobs))
-    verdicts = dict(
-        zip(distinct, from_main(lambda: run_programs(distinct, timeout, progress=progress)), strict=True)
-    )
+
+    def run() -> list[list[str]]:
+        return run_programs(distinct, timeout, progress=progress)
+
+    verdicts = dict(zip(distinct, from_main(run) if shared else run(), strict=True))
     outcomes = []
     for problem, code, job in zip(problems, codes, jobs, strict=True):
         passed = [verdict == "passed" for verdict in verdicts[job]]

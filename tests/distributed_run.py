@@ -15,6 +15,10 @@ from lab.errors import BadInput
 from lab.files import atomic_write, write_json
 from lab.plots import plot_training
 from lab.runs import Run
+from mbpp.execution import sandbox_level
+from mbpp.hacks import hardcode
+from mbpp.judge import judge_programs
+from mbpp.problems import Problem
 from routing.batches import Example
 from routing.checkpoints import adapter_state, save_checkpoint
 from routing.cross_entropy import frozen_head
@@ -115,6 +119,17 @@ def odd_batch_is_refused(folder: Path) -> None:
         raise AssertionError("three examples were shared between two processes")
 
 
+def programs_are_judged_apart() -> None:
+    """Each process has other programs, and another number of them."""
+    if sandbox_level() == "none":
+        return
+    code = "def double(x):\n    return 2 * x"
+    problem = Problem("1", "Double.", code, ("assert double(3) == 6", "assert double(4) == 8"))
+    programs = [[code], [hardcode(problem), code]][rank()]
+    verdicts = judge_programs([problem] * len(programs), programs, timeout=30.0)
+    assert [verdict.align for verdict in verdicts] == [[0], [10, 0]][rank()]
+
+
 if __name__ == "__main__":
     torch.use_deterministic_algorithms(True)
     start()
@@ -123,3 +138,4 @@ if __name__ == "__main__":
         for n, stop in enumerate(stops):
             train(root / name, adapter_type, how, stop, resume=n > 0)
     odd_batch_is_refused(root / "odd")
+    programs_are_judged_apart()
