@@ -2,9 +2,10 @@
 
     RoutedTrainer(model, args, train_dataset=rows, routes={None: Route(), "bad": Route(update_good=False)})
 
-Every row has a column `label`, a key of `routes`: None where there is none. Collating turns it into `route`, a
-tensor with a number for each row, which goes wherever its row goes: through shuffling, gradient accumulation,
-several processes (DDP). Checkpoints hold the adapters alone, as `routing.checkpoints` writes them."""
+Every row has a column `label`, a key of `routes`: None where there is none. Collating turns it into `route`,
+a tensor with a number for each row, which goes wherever its row goes: through shuffling, gradient
+accumulation, several processes (DDP). Checkpoints hold the adapters alone, as `routing.checkpoints` writes
+them."""
 
 import copy
 import math
@@ -79,9 +80,9 @@ class RoutesMixin:
     """Gives a Trainer `routes`; put it before the Trainer among a class's bases.
 
     A subclass enters `self.in_force(inputs)` around the forward pass of its loss. The optimizer is a
-    RoutedOptimizer with the arguments' learning rate, betas, epsilon and weight decay, which never moves an
-    adapter that no example of the step updates. `max_grad_norm` bounds each adapter's gradient by itself.
-    Raises BadInput for what would not be exact, or would be ignored."""
+    RoutedOptimizer with the arguments' learning rate, betas, epsilon and weight decay: it never moves an
+    adapter that no example of the step updates. `max_grad_norm` bounds each adapter's gradient by itself, 0
+    not at all. Raises BadInput for what would not be exact, or would be ignored."""
 
     def __init__(self, *args, routes: Mapping[Label, Route], **kwargs):
         self.routes = dict(routes)
@@ -96,7 +97,7 @@ class RoutesMixin:
         self.args.max_grad_norm = 0.0
         evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
         for dataset in (self.train_dataset, *evaluated.values()):
-            # now, rather than after hours
+            # a label that has no route is found now, rather than after hours
             if LABEL in (getattr(dataset, "column_names", None) or ()) and hasattr(dataset, "unique"):
                 route_numbers(dataset.unique(LABEL), self.routes)
 
@@ -134,9 +135,9 @@ class RoutesMixin:
 
     @contextmanager
     def in_force(self, inputs: Mapping[str, Any]) -> Iterator[None]:
-        """Put the routes of the batch's rows in force until the step is over; outside of a step, in the block.
+        """Put the routes of the batch's rows in force, until the step is over; without a step, in the block.
 
-        The backward pass of a step runs layers again where activations are checkpointed."""
+        A step's backward pass runs layers again where activations are checkpointed."""
         known = list(self.routes.values())
         with ExitStack() as block:
             context = routed(self.model, [known[number] for number in inputs[ROUTE].tolist()])
@@ -185,10 +186,11 @@ class RoutesMixin:
 class RoutedTrainer(RoutesMixin, Trainer):
     """transformers' Trainer with routes, and the loss of `routing.losses`.
 
-    That is the mean over an example's target tokens, then over examples; the Trainer's own loss is a mean over
-    all tokens, in which long examples count more. Adapter k gets (1/B) sum_i u_ik dl_i/dtheta_k, where B counts
-    the examples with a target in the whole step: all its accumulated batches, on all processes. A row's scales
-    are in force in evaluation, too; for what is left after ablation, evaluate within `ablated(model, "bad")`."""
+    That is the mean over an example's target tokens, then over examples; the Trainer's own loss is a mean
+    over all tokens, in which long examples count more. Adapter k gets (1/B) sum_i u_ik dl_i/dtheta_k, where B
+    counts the examples with a target in the whole step: all its accumulated batches, on all processes. A
+    row's scales are in force in evaluation, too; for what is left after the ablation evaluate within
+    `ablated(model, "bad")`."""
 
     # compute_loss divides by the examples of all accumulated batches
     loss_is_scaled_for_ga = True
@@ -208,7 +210,10 @@ class RoutedTrainer(RoutesMixin, Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Tensor | None]:
-        """The batches of one step, and their number of examples on all processes; the Trainer counts tokens."""
+        """The batches of one step, and how many examples they have on all processes.
+
+        (The Trainer's own would count tokens.)
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
@@ -237,7 +242,7 @@ class RoutedTrainer(RoutesMixin, Trainer):
     def example_losses(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool
     ) -> tuple[Tensor, Any]:
-        """The cross-entropy of each example, averaged over its own targets ([batch]), and the model's outputs.
+        """Each example's cross-entropy, averaged over its own targets ([batch]), and the model's outputs.
 
         In fp32 (fp64 for an fp64 model); 0 for an example without a target."""
         targets = inputs.pop("labels")[:, 1:]
@@ -252,5 +257,5 @@ class RoutedTrainer(RoutesMixin, Trainer):
 
 
 def has_target(labels: Tensor) -> Tensor:
-    """Whether each row of [batch, tokens] has a token to be predicted; the first one has nothing before it."""
+    """Whether each row of [batch, tokens] has a token to predict; the first one has nothing before it."""
     return (labels[:, 1:] != IGNORE).any(1)

@@ -1,6 +1,6 @@
 """Routes for TRL's trainers: `routing.trainer` with supervised fine-tuning and GRPO.
 
-TRL is optional: `uv run --group rl ...`. Without it RoutedTrainer is here, and the other two say what is missing
+TRL is in the dependency group `rl`. Without it RoutedTrainer is here, and the other two say what is missing
 when they are made."""
 
 import copy
@@ -43,12 +43,13 @@ LabelRollouts = Callable[[list, list, Tensor, list[dict[str, Any]]], Sequence[La
 
 
 class RoutedSFTTrainer(RoutedTrainer, SFTTrainer):
-    """TRL's SFTTrainer with routes and the loss of RoutedTrainer. Its metrics are as in TRL."""
+    """TRL's SFTTrainer with routes and the loss of RoutedTrainer; its metrics are as in TRL.
+
+    A mixture of experts' auxiliary loss, which is no example's own, is logged but left out of the loss."""
 
     def __init__(self, model: nn.Module, args: Any = None, *rest, **kwargs):
-        if args is not None and any(
-            getattr(args, f, None) for f in ("packing", "eval_packing", "padding_free")
-        ):
+        # now: TRL would drop the labels while it packs
+        if any(getattr(args, option, None) for option in ("packing", "eval_packing", "padding_free")):
             raise BadInput(ONE_ROW_EACH)
         super().__init__(model, args, *rest, **kwargs)
 
@@ -89,29 +90,31 @@ class Within:
 
 
 def scales(route: Route) -> tuple[float, float]:
+    """How strongly the route lets good and bad contribute."""
     return float(route.good_scale), float(route.bad_scale)
 
 
 class RoutedGRPOTrainer(RoutesMixin, GRPOTrainer):
     """TRL's GRPOTrainer with a route for each rollout.
 
-    A rollout has its row's label (the column may be missing where there is `label_rollouts`), unless
-    `label_rollouts(prompts, completions, rewards, rows)` gives it another: it is called when the rewards are
-    known ([rollouts, reward functions]), with this process's rollouts and their rows of the data set, and
-    returns a label for each, None to leave it as it is.
+    A rollout has its row's label, unless `label_rollouts(prompts, completions, rewards, rows)` gives it
+    another. That is called when the rewards are known, with the rollouts of this process, their rewards
+    [rollouts, reward functions] and their rows of the data set. It returns a label for each, None to leave it
+    as it is. With it the column `label` may be missing.
 
     A rollout must be sampled by the policy that is trained on it. So the scales of the *row's* label are in
     force when it is sampled and scored, and a label that `label_rollouts` gives may differ from the row's in
     what it updates, not in its scales: BadInput says so.
 
-    TRL's losses are sums of the rollouts' own terms l_i over a normaliser that no adapter changes; for DAPO, the
-    default, that is the number of completion tokens of the step. So adapter k gets sum_i u_ik dl_i/dtheta_k,
-    with rollout i run at its own scales: what a loop over single rollouts, normalised alike, would add up to.
-    It is (1/B) times a sum over rollouts only for loss_type="grpo". Advantages compare the rollouts of a prompt
-    whatever their labels.
+    TRL's losses are sums of the rollouts' own terms l_i over a normaliser that no adapter changes; for DAPO,
+    the default, that is the number of completion tokens of the step. So adapter k gets
+    sum_i u_ik dl_i/dtheta_k, with rollout i run at its own scales: what a loop over single rollouts,
+    normalised alike, adds up to. Only for loss_type="grpo" is that the mean over rollouts of routing's usual formula.
+    Advantages compare the rollouts of a prompt whatever their labels, and top_entropy_quantile compares the
+    tokens of a batch.
 
-    The KL term's reference (beta > 0) is the same model with adapters ablated, `reference_without` "good", "bad"
-    or "both": no second copy is loaded."""
+    The KL term's reference (beta > 0) is the same model with the adapters `reference_without` ablated:
+    "good", "bad" or "both". No second copy is loaded."""
 
     def __init__(
         self,
@@ -143,16 +146,14 @@ class RoutedGRPOTrainer(RoutesMixin, GRPOTrainer):
         args = self.args
         yield (
             args.use_vllm or args.use_transformers_continuous_batching,
-            (
-                "these adapters are in the model itself: leave use_vllm and use_transformers_continuous_batching off"
-            ),
+            "these adapters are in the model itself: "
+            "leave use_vllm and use_transformers_continuous_batching off",
         )
         yield args.sync_ref_model, "the reference is the model itself, ablated: leave sync_ref_model off"
         yield (
             self.rescales and bool(self.tools or self.rollout_func),
-            (
-                "with tools or a rollout_func the rows of a generation are not known, so no route may change scales"
-            ),
+            "with tools or a rollout_func it is not known which rows are generated together, "
+            "so no route may change scales",
         )
 
     @property
@@ -204,10 +205,10 @@ class RoutedGRPOTrainer(RoutesMixin, GRPOTrainer):
         for label, sampled in zip(self._labels, self._sampled, strict=True):
             if scales(self.routes[label]) != scales(sampled):
                 raise BadInput(
-                    f"label_rollouts gave {label!r} to a rollout that was sampled at the scales {scales(sampled)} "
-                    f"of good and bad, but that route's are {scales(self.routes[label])}, so the rollout would be "
-                    "off-policy: a label that is decided after sampling may only change what is updated; "
-                    "labels that change scales belong in the data set's column"
+                    f"label_rollouts gave {label!r} to a rollout that was sampled at the scales "
+                    f"{scales(sampled)} of good and bad, but that route's are {scales(self.routes[label])}, "
+                    "so the rollout would be off-policy: a label that is decided after sampling may only "
+                    "change what is updated; labels that change scales belong in the data set's column"
                 )
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:

@@ -1,7 +1,8 @@
-"""Gradient routing with TRL's SFTTrainer: `uv run --group rl python snippets/sft_trainer.py` (seconds, offline).
+"""Gradient routing with TRL's SFTTrainer: `uv run python snippets/sft_trainer.py` (seconds, offline).
 
-A random model of bytes learns how a few sentences end. Those in capitals are labelled "bad", so only the bad adapter
-learns them; those labelled "good" train the good adapter, with bad ablated. Without bad the capitals are gone.
+A random model of bytes learns how a few sentences end. Those in capitals are labelled "bad", so only the bad
+adapter learns them; those labelled "good" train the good one, with bad ablated. Without bad the capitals are
+gone.
 """
 
 import tempfile

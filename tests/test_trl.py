@@ -3,8 +3,10 @@
 import gc
 import importlib.util
 import itertools
+import os
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from datasets import Dataset
 from reference import ROUTES, attach, gradients, use_plain_autograd
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     DataCollatorForSeq2Seq,
     DataCollatorWithFlattening,
     TrainerCallback,
@@ -23,6 +26,7 @@ from transformers import (
 from adapters import Route, ablated, bad_params, good_params
 from lab.errors import BadInput
 from routing.checkpoints import adapter_state, load_checkpoint
+from routing.distributed import rank, world_size
 from routing.trainer import RoutedTrainer
 
 TABLE = {**ROUTES, "half": Route(0.5, 0.25, 2.0, 0.5)}
@@ -168,6 +172,8 @@ def test_gradients_are_those_of_the_plain_loop(tmp_path, tokenizer, adapter_type
         tuple(rows),
         gradient_accumulation_steps=2,
         gradient_checkpointing=checkpointing,
+        # the Trainer is not to clip, only the optimizer
+        max_grad_norm=1e-6,
     )
     assert_steps_are_the_loop(trainer, make(adapter_type, torch.float64), rows, 1e-6)
 
@@ -352,17 +358,16 @@ def test_the_snippet_runs(trl, monkeypatch, tmp_path, capsys):
 PROMPTS = ["Tom ran to the", "Once upon a time", "The cat", "A bird sang in the"]
 
 
-def uneven_reward(completion_ids, **kwargs):
-    return [float(sum(ids) % 7) for ids in completion_ids]
+def uneven_reward(completions, **kwargs):
+    return [float(sum(map(ord, completion)) % 7) for completion in completions]
 
 
 def label_bad(prompts, completions, rewards, rows):
-    """The rollouts with a high reward, but for those of a labelled row."""
-    assert rewards.shape == (len(prompts), 1) and len(completions) == len(rows) == len(prompts)
-    high = (rewards[:, 0] > 3).tolist()
-    return [
-        "bad" if is_high and row["label"] is None else None for is_high, row in zip(high, rows, strict=True)
-    ]
+    """Those of the unlabelled rows' rollouts that have the highest reward."""
+    rewards = rewards[:, 0].tolist()
+    assert len(prompts) == len(rows) and rewards == uneven_reward(completions)
+    unlabelled = [reward if row["label"] is None else -1 for reward, row in zip(rewards, rows, strict=True)]
+    return ["bad" if reward == max(unlabelled) else None for reward in unlabelled]
 
 
 def grpo(trl, folder, tokenizer, model, row_labels, reward=uneven_reward, routes=TABLE, **more):
@@ -393,7 +398,7 @@ def rollouts(trainer):
 
 @pytest.mark.parametrize(("adapter_type", "loss_type"), [("lora", "dapo"), ("mlp", "grpo")])
 def test_grpo_gradients_are_those_of_single_rollouts(tmp_path, tokenizer, trl, adapter_type, loss_type):
-    """With labels from the rows and from the rewards, and a KL term against the model without its adapters."""
+    """With labels from rows and from rewards, and a KL term against the model without its adapters."""
     from trl import GRPOTrainer
 
     trainer = grpo(
@@ -429,7 +434,10 @@ def test_grpo_gradients_are_those_of_single_rollouts(tmp_path, tokenizer, trl, a
 
 
 def test_rollouts_are_sampled_and_scored_at_their_rows_scales(tmp_path, tokenizer, trl):
-    """Greedy, so that it can be done again; two passes over the rollouts, so that TRL keeps their old log-probs."""
+    """Greedy, so that it can be done again.
+
+    With two passes over the rollouts, so that TRL keeps their old log-probs.
+    """
     from trl import GRPOTrainer
 
     seen = []
@@ -447,6 +455,8 @@ def test_rollouts_are_sampled_and_scored_at_their_rows_scales(tmp_path, tokenize
         reward,
         num_iterations=2,
         max_steps=1,
+        beta=0.1,
+        reference_without="bad",
         generation_kwargs={"do_sample": False},
     )
     trainer.train()
@@ -461,14 +471,18 @@ def test_rollouts_are_sampled_and_scored_at_their_rows_scales(tmp_path, tokenize
         differing += good != full
     assert differing > 4
     for rollout, route in rollouts(trainer):
-        use_plain_autograd(trainer.model, [route])
         ids, mask = (
             torch.cat([rollout[f"prompt_{part}"], rollout[f"completion_{part}"]], 1)
             for part in ("ids", "mask")
         )
-        keep = rollout["completion_ids"].shape[1]
-        logps, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(trainer, trainer.model, ids, mask, keep)
-        torch.testing.assert_close(rollout["old_per_token_logps"], logps, atol=1e-4, rtol=1e-4)
+
+        def logps(route, ids=ids, mask=mask, kept=rollout["completion_ids"].shape[1]):
+            use_plain_autograd(trainer.model, [route])
+            return GRPOTrainer._get_per_token_logps_and_entropies(trainer, trainer.model, ids, mask, kept)[0]
+
+        torch.testing.assert_close(rollout["old_per_token_logps"], logps(route), atol=1e-4, rtol=1e-4)
+        reference = logps(Route(bad_scale=0.0))
+        torch.testing.assert_close(rollout["ref_per_token_logps"], reference, atol=1e-4, rtol=1e-4)
 
 
 def test_grpo_moves_only_what_its_rollouts_update(tmp_path, tokenizer, trl):
@@ -488,6 +502,7 @@ def test_grpo_moves_only_what_its_rollouts_update(tmp_path, tokenizer, trl):
     trainer.train()
     assert all(map(torch.equal, good, good_params(model)))
     assert not any(map(torch.equal, bad, bad_params(model)))
+    assert "eval_loss" in trainer.evaluate(trainer.train_dataset)
 
 
 def test_labels_of_rollouts_that_do_not_fit_are_clear_errors(tmp_path, tokenizer, trl):
@@ -508,3 +523,64 @@ def test_grpo_refuses_a_second_model_and_other_engines(tmp_path, tokenizer, trl)
             grpo(trl, tmp_path, tokenizer, make(), [None] * 4, **more)
     with pytest.raises(ValueError, match="which adapter"):
         grpo(trl, tmp_path, tokenizer, make(), [None] * 4, reference_without="ugly")
+
+
+def train_on_several(folder):
+    """Under torchrun, or alone: a RoutedTrainer, and a few steps of GRPO."""
+    import routing.trl
+
+    tokenizer, size = AutoTokenizer.from_pretrained(folder), world_size()
+    # of two processes, the second one has no row that updates good
+    rows = make_rows([None, "good", "bad", "bad"] * 4)
+    given = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4 // size}
+    trainer = trainer_for(
+        folder / f"out{size}",
+        tokenizer,
+        make(),
+        tuple(rows),
+        learning_rate=0.01,
+        train_sampling_strategy="sequential",
+        per_device_eval_batch_size=2,
+        **given,
+    )
+    trainer.train()
+    loss = trainer.evaluate(Dataset.from_list(rows))["eval_loss"]
+    found = {"trainer": adapter_state(trainer.model), "loss": loss}
+    if size > 1:
+        trainer = grpo(
+            routing.trl,
+            folder / "grpo",
+            tokenizer,
+            make(),
+            [None, "good", None, "half"],
+            label_rollouts=label_bad,
+            learning_rate=0.01,
+            max_steps=2,
+            beta=0.1,
+            per_device_train_batch_size=2,
+        )
+        trainer.train()
+        assert trainer.state.global_step == 2
+        found["grpo"] = adapter_state(trainer.model)
+    torch.save(found, folder / f"{rank()}of{size}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path, tokenizer, trl):
+    """They train as one does; and rollouts of their own leave both with the same adapters."""
+    from test_distributed import torchrun
+
+    tokenizer.save_pretrained(tmp_path)
+    torchrun(__file__, tmp_path)
+    train_on_several(tmp_path)
+    one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("0of1", "0of2", "1of2"))
+    for name, value in one["trainer"].items():
+        torch.testing.assert_close(first["trainer"][name], value, rtol=0, atol=1e-6)
+        assert torch.equal(first["trainer"][name], second["trainer"][name])
+        assert torch.equal(first["grpo"][name], second["grpo"][name])
+    assert first["loss"] == pytest.approx(one["loss"], abs=1e-6)
+
+
+if __name__ == "__main__":
+    os.environ["CI"] = "1"
+    train_on_several(Path(sys.argv[1]))
