@@ -109,7 +109,7 @@ class RoutedGRPOTrainer(RoutesMixin, GRPOTrainer):
     TRL's losses are sums of the rollouts' own terms l_i over a normaliser that no adapter changes; for DAPO,
     the default, that is the number of completion tokens of the step. So adapter k gets
     sum_i u_ik dl_i/dtheta_k, with rollout i run at its own scales: what a loop over single rollouts,
-    normalised alike, adds up to. Only for loss_type="grpo" is that the mean over rollouts of routing's usual formula.
+    normalised alike, adds up to. Only for loss_type="grpo" is that (1/B) times a sum over rollouts.
     Advantages compare the rollouts of a prompt whatever their labels, and top_entropy_quantile compares the
     tokens of a batch.
 
