@@ -57,6 +57,22 @@ def examples_fingerprint(examples: Sequence[Example]) -> str:
 
 def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> None:
     """Write the adapters and a config that rebuilds them. Of several processes the first one writes."""
+    write_adapters(
+        run.checkpoint,
+        model,
+        run.constants["MODEL_NAME"],
+        constants=run.constants,
+        data_fingerprint=examples_fingerprint(examples),
+    )
+    if is_main():
+        for file in (TRAINING_STATE, STARTED):
+            (run.checkpoint / file).unlink(missing_ok=True)
+
+
+def write_adapters(folder: Path, model: nn.Module, model_name: str, **more: Any) -> None:
+    """Write the adapters of `model`, which was loaded as `model_name`, and their config, with `more` in it.
+
+    Of several processes the first one writes."""
     # of a sharded base every process has a part
     signature = base_signature(model)
     if not is_main():
@@ -64,24 +80,21 @@ def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> 
     weights = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()}
     )
-    with atomic_write(run.checkpoint / WEIGHTS) as temporary:
+    with atomic_write(folder / WEIGHTS) as temporary:
         temporary.write_bytes(weights)
     packages = ("torch", "transformers", "gradient-routing-finetuning")
     base = next(p for p in model.parameters() if not p.requires_grad)
     config = {
-        "model": run.constants["MODEL_NAME"],
+        "model": model_name,
         "adapter": describe(model),
-        "constants": run.constants,
-        "data_fingerprint": examples_fingerprint(examples),
+        **more,
         "base_signature": signature,
         "base_dtype": str(base.dtype).removeprefix("torch."),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "versions": {package: importlib.metadata.version(package) for package in packages},
     }
     # last: a folder with a config that fits its weights is whole
-    write_json(run.checkpoint / CONFIG, config)
-    for file in (TRAINING_STATE, STARTED):
-        (run.checkpoint / file).unlink(missing_ok=True)
+    write_json(folder / CONFIG, config)
 
 
 def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
