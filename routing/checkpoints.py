@@ -5,7 +5,7 @@ model from it and no dimension is typed twice."""
 
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,19 @@ def examples_fingerprint(examples: Sequence[Example]) -> str:
 
 
 def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> None:
-    """Write the adapters and a config that rebuilds them. Of several processes the first one writes."""
+    """Write a run's checkpoint, which takes the place of what it would be resumed from."""
+    write_checkpoint(run.checkpoint, model, run.constants, examples_fingerprint(examples))
+    if is_main():
+        for file in (TRAINING_STATE, STARTED):
+            (run.checkpoint / file).unlink(missing_ok=True)
+
+
+def write_checkpoint(
+    folder: Path, model: nn.Module, constants: Mapping[str, Any], data_fingerprint: str | None
+) -> None:
+    """Write the adapters and a config that rebuilds them. Of several processes the first one writes.
+
+    The constant MODEL_NAME names the base. `data_fingerprint` is None for what was not trained here."""
     # of a sharded base every process has a part
     signature = base_signature(model)
     if not is_main():
@@ -64,24 +76,22 @@ def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> 
     weights = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(model).items()}
     )
-    with atomic_write(run.checkpoint / WEIGHTS) as temporary:
+    with atomic_write(folder / WEIGHTS) as temporary:
         temporary.write_bytes(weights)
     packages = ("torch", "transformers", "gradient-routing-finetuning")
     base = next(p for p in model.parameters() if not p.requires_grad)
     config = {
-        "model": run.constants["MODEL_NAME"],
+        "model": constants["MODEL_NAME"],
         "adapter": describe(model),
-        "constants": run.constants,
-        "data_fingerprint": examples_fingerprint(examples),
+        "constants": constants,
+        "data_fingerprint": data_fingerprint,
         "base_signature": signature,
         "base_dtype": str(base.dtype).removeprefix("torch."),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "versions": {package: importlib.metadata.version(package) for package in packages},
     }
     # last: a folder with a config that fits its weights is whole
-    write_json(run.checkpoint / CONFIG, config)
-    for file in (TRAINING_STATE, STARTED):
-        (run.checkpoint / file).unlink(missing_ok=True)
+    write_json(folder / CONFIG, config)
 
 
 def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
