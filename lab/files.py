@@ -58,7 +58,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        # mkdtemp and safetensors write for their owner alone
+        for made in (temporary, *temporary.rglob("*")):
+            made.chmod(0o755 if made.is_dir() else 0o644)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

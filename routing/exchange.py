@@ -116,11 +116,12 @@ def attach_branches(model: nn.Module, adapters: Mapping[str, Branches]) -> None:
     }
     used = {path: slot for slot, branches in adapters.items() for path in branches}
     for path, slot in used.items():
+        if path not in paths.values():
+            raise BadInput(f"{slot} adapts {path}, which the base does not have: it was trained on another")
         if path not in places:
-            where = (
-                "is no projection of a decoder layer" if path in paths.values() else "the base does not have"
+            raise BadInput(
+                f"{slot} adapts {path}, which is no projection of a decoder layer: only there can both stand"
             )
-            raise BadInput(f"{slot} adapts {path}, which {where}: two adapters cannot stand there")
     description = {"type": "lora", "gains": [1.0, 1.0], "dropout": 0.0, "trained_layers": 0}
     for slot, branches in adapters.items():
         description[f"{slot}_dim"] = max(len(down) for down, _ in branches.values())

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters import ablated, apply_dual_lora, apply_mlp_adapter, set_scales, train_last_layers
-from adapters.peft_format import from_peft
+from adapters.peft_format import from_peft, to_dual
 from lab.errors import BadInput
 from lab.files import new_folder
 from lab.runs import read_config
@@ -245,7 +245,10 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
     assert files(tmp_path) == []
     with new_folder(tmp_path / "a/new") as folder:
         (folder / "whole").write_text("x")
+        (folder / "whole").chmod(0o600)
     assert files(tmp_path) == ["a", "a/new", "a/new/whole"]
+    # a server may run as somebody else
+    assert (tmp_path / "a/new/whole").stat().st_mode & 0o777 == 0o644
 
 
 def peft_adapter(folder, base, seed, **config):
@@ -334,6 +337,16 @@ def test_a_tensor_that_is_no_loras_is_not_read():
             from_peft(LORA, {**tensors, f"base_model.model.h.0.{name}": torch.ones(2, 2)})
     with pytest.raises(ValueError, match="no pairs"):
         from_peft(LORA, dict(list(tensors.items())[:1]))
+
+
+def test_an_adapter_of_another_size_does_not_fit():
+    fresh = {"h.0.q.lora_A_bad": torch.zeros(2, 3), "h.0.q.lora_B_bad": torch.zeros(4, 2)}
+    fits = to_dual(fresh, {"bad": {"h.0.q": (torch.ones(1, 3), torch.ones(4, 1))}})
+    assert fits["h.0.q.lora_B_bad"].tolist() == [[1, 0]] * 4 and not fresh["h.0.q.lora_B_bad"].any()
+    with pytest.raises(ValueError, match="from 2 to 4 values, the base's has 3 and 4"):
+        to_dual(fresh, {"bad": {"h.0.q": (torch.ones(1, 2), torch.ones(4, 1))}})
+    with pytest.raises(ValueError, match="no projection"):
+        to_dual(fresh, {"bad": {"h.1.q": (torch.ones(1, 3), torch.ones(4, 1))}})
 
 
 def test_what_cannot_be_imported_is_refused(bases, tool, tmp_path):

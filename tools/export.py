@@ -34,7 +34,7 @@ from routing.exchange import (
 )
 from routing.models import remove_adapters
 
-# what vLLM takes as its max_lora_rank
+# what vLLM takes as max_lora_rank (vllm/config/lora.py, MaxLoRARanks), but for 1
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 output, checkpoint = check_new("OUTPUT", OUTPUT), Path(CHECKPOINT)
@@ -61,4 +61,4 @@ with new_folder(output) as folder:
     largest = difference(ours, peft_logits(model, tokenizer, folder), model.dtype, "PEFT")
 where = f"{len(peft_config['target_modules'])} modules of {config['model']}"
 print(f"{output}: {WHICH} of {checkpoint.name}, a PEFT LoRA of rank {peft_config['r']} on {where}")
-print(f"on a probe PEFT's logits differ from ours by {largest:.1g} at most, over a base in {model.dtype}")
+print(f"on a probe PEFT's logits differ from ours by {largest:.2g} at most, over a base in {model.dtype}")

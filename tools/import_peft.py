@@ -66,5 +66,5 @@ with new_folder(output) as folder:
         largest = max(largest, found)
 print(f"{output}: {covered}")
 print(
-    f"on a probe PEFT's logits differ from each one's by {largest:.1g} at most, over a base in {model.dtype}"
+    f"on a probe PEFT's logits differ from each one's by {largest:.2g} at most, over a base in {model.dtype}"
 )

@@ -43,7 +43,7 @@ largest = difference(ours, probe_logits(model, tokenizer), model.dtype, "the mer
 dtype, size = str(model.dtype).removeprefix("torch."), float(ours.abs().max())
 written = (
     f"Written in {dtype}, to which the merged weights are rounded: on a probe their logits, of up to "
-    f"{size:.3g}, differ by {largest:.1g} at most from those of the base with its adapters."
+    f"{size:.3g}, differ by {largest:.2g} at most from those of the base with its adapters."
 )
 
 # %% The folder
