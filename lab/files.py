@@ -1,13 +1,16 @@
-"""Writing files whole or not at all, and short hashes of what was read."""
+"""Writing files and folders whole or not at all, and short hashes of what was read."""
 
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from lab.errors import BadInput
 
 
 def is_writer() -> bool:
@@ -37,6 +40,30 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_new(constant: str, path: str) -> Path:
+    """`path`, where a folder is to be written. Raises BadInput if it is empty or there already."""
+    if not path or os.path.lexists(path):
+        raise BadInput(f"{constant}={path!r}: give a folder that does not exist yet; nothing is overwritten")
+    return Path(path)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which becomes `path` at the end of the block.
+
+    If the block fails it vanishes with all that is in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        yield temporary
+        # mkdtemp and safetensors write for their owner alone
+        for made in (temporary, *temporary.rglob("*")):
+            made.chmod(0o755 if made.is_dir() else 0o644)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ model from it and no dimension is typed twice."""
 
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,23 +56,19 @@ def examples_fingerprint(examples: Sequence[Example]) -> str:
 
 
 def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> None:
-    """Write the adapters and a config that rebuilds them. Of several processes the first one writes."""
-    write_adapters(
-        run.checkpoint,
-        model,
-        run.constants["MODEL_NAME"],
-        constants=run.constants,
-        data_fingerprint=examples_fingerprint(examples),
-    )
+    """Write a run's checkpoint, which takes the place of what it would be resumed from."""
+    write_checkpoint(run.checkpoint, model, run.constants, examples_fingerprint(examples))
     if is_main():
         for file in (TRAINING_STATE, STARTED):
             (run.checkpoint / file).unlink(missing_ok=True)
 
 
-def write_adapters(folder: Path, model: nn.Module, model_name: str, **more: Any) -> None:
-    """Write the adapters of `model`, which was loaded as `model_name`, and their config, with `more` in it.
+def write_checkpoint(
+    folder: Path, model: nn.Module, constants: Mapping[str, Any], data_fingerprint: str | None
+) -> None:
+    """Write the adapters and a config that rebuilds them. Of several processes the first one writes.
 
-    Of several processes the first one writes."""
+    The constant MODEL_NAME names the base. `data_fingerprint` is None for what was not trained here."""
     # of a sharded base every process has a part
     signature = base_signature(model)
     if not is_main():
@@ -85,9 +81,10 @@ def write_adapters(folder: Path, model: nn.Module, model_name: str, **more: Any)
     packages = ("torch", "transformers", "gradient-routing-finetuning")
     base = next(p for p in model.parameters() if not p.requires_grad)
     config = {
-        "model": model_name,
+        "model": constants["MODEL_NAME"],
         "adapter": describe(model),
-        **more,
+        "constants": constants,
+        "data_fingerprint": data_fingerprint,
         "base_signature": signature,
         "base_dtype": str(base.dtype).removeprefix("torch."),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),

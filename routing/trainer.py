@@ -23,7 +23,7 @@ from transformers import Trainer
 from adapters import Route, bad_params, good_params, routed
 from lab.errors import BadInput
 from routing.batches import IGNORE
-from routing.checkpoints import load_adapters, write_adapters
+from routing.checkpoints import load_adapters, write_checkpoint
 from routing.optimizer import RoutedOptimizer
 
 Label = Hashable
@@ -174,7 +174,7 @@ class RoutesMixin:
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # the whole model would be the frozen base once more, under names that from_pretrained does not know
         folder = Path(output_dir or self.args.output_dir)
-        write_adapters(folder, self.model, self.model.config._name_or_path, constants={})
+        write_checkpoint(folder, self.model, {"MODEL_NAME": self.model.config._name_or_path}, None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_adapters(Path(resume_from_checkpoint), self.model)

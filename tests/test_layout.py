@@ -14,6 +14,8 @@ MAY_IMPORT = {
     "routing": {"adapters", "lab"},
     "all_caps": {"adapters", "lab", "routing"},
     "mbpp": {"adapters", "lab", "routing"},
+    # scripts for every data set
+    "tools": {"adapters", "lab", "routing", "all_caps", "mbpp"},
 }
 # what a training run writes and is named by; evaluation and its tables are the tasks' business
 LAB_IN_ROUTING = ("errors", "files", "labels", "runs", "logs")
