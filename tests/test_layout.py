@@ -14,9 +14,10 @@ MAY_IMPORT = {
     "routing": {"adapters", "lab"},
     "all_caps": {"adapters", "lab", "routing"},
     "mbpp": {"adapters", "lab", "routing"},
+    "template": {"adapters", "lab", "routing"},
 }
-# what a training run writes and is named by; evaluation and its tables are the tasks' business
-LAB_IN_ROUTING = ("errors", "files", "labels", "runs", "logs")
+# what a training run reads, writes and is named by; evaluation and its tables are the tasks' business
+LAB_IN_ROUTING = ("errors", "files", "labels", "splits", "runs", "logs")
 LIBRARY = [path for package in MAY_IMPORT for path in sorted((REPO / package).rglob("*.py"))]
 
 
