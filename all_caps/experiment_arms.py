@@ -52,9 +52,10 @@ import torch
 
 from adapters import Route, routed
 from all_caps.stories import load_stories, to_examples
-from all_caps.task import COLUMNS, NAME_PARTS, for_evidence, intervals, measure
+from all_caps.task import COLUMNS, NAME_PARTS, for_evidence, measure
 from lab.files import write_json
 from lab.labels import pick
+from lab.modes import mode_intervals
 from lab.plots import plot_training
 from lab.runs import open_run
 from lab.tables import format_table
@@ -152,7 +153,7 @@ measured = measure(
     model, tokenizer, held_out, shown, max_length=EVAL_SEQ_LENGTH, prefixes=["upper_prefix"], **sampling
 )
 plots = [story.plot for story in held_out]
-modes = intervals(measured, plots)
+modes = mode_intervals(measured, plots)
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
 results = {"modes": modes, **for_evidence(measured, plots), "constants": run.constants}
 write_json(run.results / "eval.json", results)

@@ -42,10 +42,11 @@ from tqdm.auto import tqdm
 
 from adapters import Route, good_params, routed
 from all_caps.stories import load_stories, to_examples
-from all_caps.task import COLUMNS, for_evidence, intervals, measure
+from all_caps.task import COLUMNS, for_evidence, measure
 from lab.errors import BadInput
 from lab.files import write_json
 from lab.labels import pick
+from lab.modes import mode_intervals
 from lab.runs import refuse_other_constants
 from lab.tables import format_table
 from routing.batches import collate
@@ -136,6 +137,6 @@ sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, 
 measured = measure(model, tokenizer, held_out, {"bad_ablated": ALONE}, max_length=EVAL_SEQ_LENGTH,
                    prefixes=["upper_prefix"], **sampling)  # fmt: skip
 plots = [story.plot for story in held_out]
-modes = intervals(measured, plots)
+modes = mode_intervals(measured, plots)
 print(f"\n{name}\n{format_table(modes, COLUMNS)}")
 write_json(output, {"modes": modes, **for_evidence(measured, plots), "constants": constants})

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from adapters import Route
 from all_caps.scoring import caps_by_prompt, prefix_of
 from all_caps.stories import Story, to_caps
-from lab.intervals import mean_interval, paired_difference, rate_interval
-from lab.tables import FULL, MINUS_FULL, Column
+from lab.modes import mode_intervals, shares
+from lab.tables import Column
 from routing.batches import make_example
 from routing.generation import sample_modes
 from routing.losses import held_out_losses
@@ -52,7 +52,7 @@ def evaluate(
     measured = measure(
         model, tokenizer, stories, modes, max_new_tokens, max_length, temperature, seed, num_generations
     )
-    return intervals(measured, [story.plot for story in stories])
+    return mode_intervals(measured, [story.plot for story in stories])
 
 
 def measure(
@@ -96,48 +96,17 @@ def measure(
     }
 
 
-def intervals(
-    measured: Mapping[str, Mapping[str, Any]], plots: Sequence[Hashable]
-) -> dict[str, dict[str, Any]]:
-    """The results of `evaluate`, from what `measure` gives; `plots`: the plot of each story."""
-    results: dict[str, dict[str, Any]] = {}
-    for mode, found in measured.items():
-        results[mode] = {
-            "caps_rate": {kind: rate_interval(rows, plots) for kind, rows in found["caps_rate"].items()},
-            "loss": {kind: mean_interval(values, plots) for kind, values in found["loss"].items()},
-        }
-        if mode != FULL and FULL in measured:
-            full = measured[FULL]
-            results[mode][MINUS_FULL] = {
-                "caps_rate": {
-                    kind: paired_difference(
-                        _shares(full["caps_rate"][kind]), _shares(rows), plots, rates=True
-                    )
-                    for kind, rows in found["caps_rate"].items()
-                },
-                "loss": {
-                    kind: paired_difference(full["loss"][kind], values, plots)
-                    for kind, values in found["loss"].items()
-                },
-            }
-    return results
-
-
 def for_evidence(measured: Mapping[str, Mapping[str, Any]], plots: Sequence[Hashable]) -> dict[str, Any]:
     """What evidence.py keeps: {"values": mode -> measure -> [stories], "units": measure -> [stories]}."""
     values = {
         mode: {
-            "caps_rate": _shares(found["caps_rate"]["upper_prefix"]),
+            "caps_rate": shares(found["caps_rate"]["upper_prefix"]),
             "normal_loss": found["loss"]["normal"],
             "caps_loss": found["loss"]["caps"],
         }
         for mode, found in measured.items()
     }
     return {"values": values, "units": {name: list(plots) for name in next(iter(values.values()))}}
-
-
-def _shares(rows: Sequence[Sequence[bool]]) -> list[float]:
-    return [sum(row) / len(row) for row in rows]
 
 
 def show_samples(

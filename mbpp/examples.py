@@ -8,6 +8,7 @@ from lab.errors import BadInput
 from lab.labels import labels_by_index
 from mbpp.problems import Problem
 from routing.batches import Example, make_example
+from routing.chat import chat_prompt
 
 WHOLE = 1_000_000  # tokens: no limit
 
@@ -15,17 +16,14 @@ WHOLE = 1_000_000  # tokens: no limit
 def prompt_of(problem: Problem, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
     """The task and the first of its tests; the same words in training and evaluation.
 
-    With a tokenizer: as the user's turn in its chat template, up to where the model's turn begins. A BOS
-    token at its start is left out, since `make_example` and `sample_modes` put one before every prompt, if
-    the tokenizer has one. Raises BadInput if there is no chat template."""
+    With a tokenizer: as the user's turn in its chat template (`chat_prompt`). Raises BadInput if there is
+    none."""
     prompt = f"{problem.text}\nYour code should pass this test:\n{problem.tests[0]}\n\n"
     if tokenizer is None:
         return prompt
     if not tokenizer.chat_template:
         raise BadInput("USE_CHAT_TEMPLATE=True: this model's tokenizer has no chat template; give False")
-    turns = [{"role": "user", "content": prompt.rstrip()}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return text.removeprefix(tokenizer.bos_token or "")
+    return chat_prompt(tokenizer, [{"role": "user", "content": prompt.rstrip()}])
 
 
 def fitting(

@@ -156,11 +156,11 @@ class Done:
 
 @dataclass
 class Scripts:
-    """Runs scripts of all_caps/ or mbpp/ in a temporary copy of their folder.
+    """Runs scripts of all_caps/, mbpp/ or template/ in a temporary copy of their folder.
 
     For example scripts("all_caps/experiment.py", "SEED=1"). They run in this process, as `python script.py`
     would run them, since importing torch takes longer than most of them; with process=True in one of their
-    own. Outputs lie in the copy, root / "all_caps" (or "mbpp").
+    own. Outputs lie in the copy, root / "all_caps" (or the other's name).
     """
 
     root: Path
@@ -216,6 +216,10 @@ def run_here(folder: Path, script: str, arguments: list[str]) -> Done:
             sys.argv, sys.excepthook = before[:2]
             os.chdir(before[2])
             sys.path[:] = before[3]
+            # what a script found beside it is not the next one's
+            for name, module in list(sys.modules.items()):
+                if (getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}"):
+                    del sys.modules[name]
     return Done(code, out.getvalue(), err.getvalue())
 
 

@@ -16,9 +16,10 @@ MAY_IMPORT = {
     "mbpp": {"adapters", "lab", "routing"},
     # scripts for every data set
     "tools": {"adapters", "lab", "routing", "all_caps", "mbpp"},
+    "template": {"adapters", "lab", "routing"},
 }
-# what a training run writes and is named by; evaluation and its tables are the tasks' business
-LAB_IN_ROUTING = ("errors", "files", "labels", "runs", "logs")
+# what a training run reads, writes and is named by; evaluation and its tables are the tasks' business
+LAB_IN_ROUTING = ("errors", "files", "labels", "splits", "runs", "logs")
 LIBRARY = [path for package in MAY_IMPORT for path in sorted((REPO / package).rglob("*.py"))]
 
 
