@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lab.constants import override_constants
 
-CHECKPOINT = "checkpoints/route_lora32+32_rh25_forget100_retain50_seed0"
+CHECKPOINT = "checkpoints/route_lora32+32_rh25_forget50_retain50_seed0"
 SPLIT = "validation"  # or "test"
 NUM_PROBLEMS = 4
 MAX_NEW_TOKENS = 56

@@ -27,10 +27,10 @@ OUTPUT = "eval_multi"  # names the results and the figures
 # a RunConfig may also give type, dimensions, label,
 # and eval_modes [(retain_scale, forget_scale, mode_name), ...]
 RUNS = [
-    RunConfig("all hacks labelled", "checkpoints/route_lora32+32_rh25_forget100_retain50_seed0"),
+    RunConfig("half of the hacks labelled", "checkpoints/route_lora32+32_rh25_forget50_retain50_seed0"),
     RunConfig("clean solutions only", "checkpoints/route_lora32+32_rh0_forget0_retain0_seed0"),
     RunConfig("no routing", "checkpoints/route_lora32+32_rh25_forget0_retain0_seed0"),
-    RunConfig("random labels", "checkpoints/random_lora32+32_rh25_forget100_retain50_seed0"),
+    RunConfig("random labels", "checkpoints/random_lora32+32_rh25_forget50_retain50_seed0"),
 ]
 
 # from the shell: CONSTANT=value

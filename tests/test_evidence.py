@@ -156,7 +156,8 @@ def test_arms(scripts, tmp_path, arm):
     folder = tmp_path / "all_caps"
     result = json.loads((folder / "results/mine/eval.json").read_text())
     routed = arm == "random_labels"
-    assert set(result["values"]) == ({"full", "bad_ablated"} if routed else {"bad_ablated"})
+    other = {"random_labels": {"full"}, "none": {"shrunk"}}.get(arm, set())
+    assert set(result["values"]) == {"bad_ablated", *other}
     assert {len(values) for values in result["values"]["bad_ablated"].values()} == {2}
     learnt = {name: tensor.abs().sum().item() > 0 for name, tensor in weights_of(folder, "mine").items()}
     assert all(learnt[name] for name in learnt if name.endswith("B_good"))
