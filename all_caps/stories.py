@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from all_caps.scoring import PREFIX_WORDS, prefix_of
 from lab.errors import BadInput
 from lab.files import fingerprint
 from lab.labels import labels_by_index
@@ -171,4 +172,25 @@ def to_examples(
         # capitals take more tokens, which would give the kind away.
         size = len(story.text)
         examples.append(make_example(tokenizer, "", text, max_length, label_of.get(i), kind, size=size))
+    return examples
+
+
+def to_continuations(
+    stories: Sequence[Story],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    in_caps: Collection[int],
+) -> list[Example]:
+    """Every story as a prefix, which is not trained on, and the rest of it: kinds "normal" and "caps".
+
+    The prefix is what samples continue (`prefix_of`), as it is written. The rest is in capitals for the
+    stories whose index is in `in_caps`. A story that ends with its prefix is left out.
+    """
+    caps, examples = set(in_caps), []
+    for i, story in enumerate(stories):
+        rest = "".join(f" {word}" for word in story.text.split()[PREFIX_WORDS:])
+        if rest:
+            text, kind = (to_caps(rest), "caps") if i in caps else (rest, "normal")
+            prefix = prefix_of(story.text)
+            examples.append(make_example(tokenizer, prefix, text, max_length, kind=kind, size=len(rest)))
     return examples

@@ -3,7 +3,7 @@
 import ast
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lab.errors import BadInput
@@ -73,6 +73,20 @@ def override_constants(namespace: dict[str, Any], arguments: list[str] | None = 
     constants = Constants(constants_of(namespace))
     constants.overridden = tuple(parsed)
     return constants
+
+
+def use_preset(namespace: dict[str, Any], constants: Constants, preset: Mapping[str, Any]) -> Constants:
+    """Give a script's constants the values of `preset`, in place, but for those that the shell gave.
+
+    `constants` is what `override_constants` returned for this `namespace`; returns all constants as they are
+    now. Raises BadInput for a name that is no constant."""
+    unknown = preset.keys() - constants.keys()
+    if unknown:
+        raise BadInput(f"the preset has {', '.join(sorted(unknown))}, which the script has not")
+    namespace.update({name: value for name, value in preset.items() if name not in constants.overridden})
+    changed = Constants(constants_of(namespace))
+    changed.overridden = constants.overridden
+    return changed
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:

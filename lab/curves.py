@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from lab.files import is_writer
+from lab.logs import moving_average, read_log
 from lab.plots import PALETTE, save_figure
 
 Curve = Mapping[float, Mapping[str, float]]
@@ -49,5 +51,37 @@ def plot_curves(
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(xlabel)
         axes.legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def plot_steps(
+    log: Path,
+    panels: Mapping[str, Mapping[str, str]],
+    path: Path,
+    title: str,
+    window: int = 5,
+) -> None:
+    """What a JSONL log has over its steps: panel -> name of the line -> key in the log.
+
+    Every point is the mean of the last `window` steps. A line that the log has nothing of is left out. Of
+    several processes the first one draws: it has the log.
+    """
+    if not is_writer():
+        return
+    steps = read_log(log)
+    figure, row = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.8), squeeze=False)
+    for axes, (label, lines) in zip(row[0], panels.items(), strict=True):
+        for k, (name, key) in enumerate(lines.items()):
+            if any(step.get(key) is not None for step in steps):
+                values = moving_average([step.get(key) for step in steps], window)
+                colour = PALETTE[k % len(PALETTE)]
+                axes.plot([step["step"] for step in steps], values, label=name, color=colour)
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     save_figure(figure, path)
