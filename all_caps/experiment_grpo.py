@@ -123,12 +123,11 @@ measured = measure_rollouts(model, tokenizer, held_out, {"start": MODES["base"]}
 print(format_table(rollout_results(measured, held_out)["modes"], COLUMNS))
 
 
-# %% What a rollout is paid, and which label it gets
+# %% What a rollout is paid, and which label it gets: its row's, or what a flag makes of it
 def judge(prompts, completions, row_labels):
-    """The parts of each rollout's reward, and its label: its row's, or what a flag makes of it."""
     parts = [story_reward(*pair, SHOUT_BONUS) for pair in zip(prompts, completions, strict=True)]
-    shouting, verified = [own["shouting"] for own in parts], [label == "good" for label in row_labels]
-    flags = monitor(shouting, prompts, completions, verified)
+    shouting, watched = [own["shouting"] for own in parts], [label == "good" for label in row_labels]
+    flags = monitor(shouting, prompts, completions, watched)
     return parts, [FLAGGED[row] if flag else row for row, flag in zip(row_labels, flags, strict=True)]
 
 
@@ -142,7 +141,8 @@ def reward(prompts, completions, label, log_extra, **columns):
 
 
 # %% Reinforcement: the KL term's reference is the start, which is the model with both adapters ablated
-guards = [KLGuard(KL_WINDOW, MAX_KL)] * bool(BETA) + [RewardPlateau(PATIENCE, KL_WINDOW)] * bool(PATIENCE)
+guards = [KLGuard(KL_WINDOW, MAX_KL)] if BETA else []
+guards += [RewardPlateau(PATIENCE, KL_WINDOW)] if PATIENCE else []
 trainer = RecordedGRPOTrainer(
     model, reward, args, prompts, processing_class=tokenizer, callbacks=guards, routes=ROUTES,
     label_rollouts=lambda prompts, texts, _, rows: judge(prompts, texts, [row["label"] for row in rows])[1],

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from lab.errors import BadInput
 from lab.logs import JsonLines
 from lab.timing import timed
 from routing.distributed import gathered, is_main

@@ -91,31 +91,38 @@ def train_to_end(trainer: Trainer, run: Run, **more: Any) -> str | None:
     if run.constants["RESUME"] and from_main((folder / CONFIG).exists):
         config = load_adapters(folder, model)
         refuse_other_rows(folder, config, data)
-        return config["stopped"]
-    found = from_main(lambda: _begin(run, data))
-    state = json.loads((found / TRAINER_STATE_NAME).read_text(encoding="utf-8")) if found else {}
-    stopped = stopped_by(state.get("log_history", []))
-    if stopped:
-        load_adapters(found, model)
+        stopped = config["stopped"]
     else:
-        # the frame of this function: what runs in it is let finish its step
-        with deferred_interrupts(sys._getframe()) as signals:
-            checkpoints = Checkpoints(signals)
-            trainer.add_callback(checkpoints)
-            trainer.train(resume_from_checkpoint=str(found) if found else None)
-            trainer.remove_callback(checkpoints)
-        # also a signal that came after the last step: it is not to be swallowed
-        if checkpoints.interrupted or any(gathered([bool(signals)])):
-            step = trainer.state.global_step
-            raise KeyboardInterrupt(f"after step {step}; RESUME=True goes on from there")
-        stopped = stopped_by(trainer.state.log_history)
-    more |= {"constants": run.constants, "data_fingerprint": data, "stopped": stopped}
-    write_adapters(folder, model, run.constants["MODEL_NAME"], **more)
+        stopped = _train(trainer, from_main(lambda: _begin(run, data)))
+        more |= {"constants": run.constants, "data_fingerprint": data, "stopped": stopped}
+        write_adapters(folder, model, run.constants["MODEL_NAME"], **more)
     if is_main():
         for old in checkpoints_in(folder):
             shutil.rmtree(old)
         (folder / STARTED).unlink(missing_ok=True)
     return stopped
+
+
+def _train(trainer: Trainer, found: Path | None) -> str | None:
+    """Train from the checkpoint `found` to the end; returns what a guard says that the end is."""
+    if found:
+        state = json.loads((found / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        stopped = stopped_by(state["log_history"])
+        if stopped:
+            # it was saved, and the process died before the run's checkpoint was written
+            load_adapters(found, trainer.model)
+            return stopped
+    # the frame of this function: what runs in it is let finish its step
+    with deferred_interrupts(sys._getframe()) as signals:
+        checkpoints = Checkpoints(signals)
+        trainer.add_callback(checkpoints)
+        trainer.train(resume_from_checkpoint=str(found) if found else None)
+        trainer.remove_callback(checkpoints)
+    # also a signal that came after the last step: it is not to be swallowed
+    if checkpoints.interrupted or any(gathered([bool(signals)])):
+        step = trainer.state.global_step
+        raise KeyboardInterrupt(f"after step {step}; RESUME=True goes on from there")
+    return stopped_by(trainer.state.log_history)
 
 
 def _begin(run: Run, data: str) -> Path | None:
