@@ -1,4 +1,4 @@
-"""Adapters come from PEFT and go to it, or into the base's weights; and whether the logits stay the same."""
+"""Adapters come from PEFT and go to it; and whether the logits stay the same."""
 
 import json
 import math
@@ -13,13 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adapters import DualLoRALinear, TrainedLayer, attach, routed_modules
+from adapters import attach
 from adapters.peft_format import Branches, from_peft, to_dual
 from adapters.structure import decoder_stack, projections
 from lab.errors import BadInput
 from lab.files import write_json
 from routing.checkpoints import adapter_state, copy_strictly
-from routing.models import remove_adapters
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # which adapters are kept -> (good scale, bad scale)
@@ -139,27 +138,3 @@ def peft_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     logits = probe_logits(with_adapter, tokenizer)
     with_adapter.unload()
     return logits
-
-
-@torch.no_grad()
-def merge_adapters(model: nn.Module) -> None:
-    """Add the adapters, at the scales they are set to, to the base's weights, and take them off. In place.
-
-    W + sum over k of scale_k gain_k B_k A_k, computed in fp32 and rounded to the base's dtype. Trained layers
-    get their weights at their scale. Raises TypeError for MLP adapters."""
-    # the outer ones first: a trained layer sets the weights that LoRAs inside it are added to
-    for module in routed_modules(model):
-        if isinstance(module, TrainedLayer):
-            for name, value in module.weights_at(module.good_scale, torch.float32).items():
-                module.layer.get_parameter(name).copy_(value)
-        elif isinstance(module, DualLoRALinear):
-            pairs = (module.get_good_params(), module.get_bad_params())
-            scales = (module.good_scale, module.bad_scale)
-            terms = zip(pairs, scales, module.gains, strict=True)
-            change = sum(scale * gain * (up @ down) for (down, up), scale, gain in terms)
-            weight = module.base.weight
-            # GPT-2's Conv1D keeps its weight as [in, out]
-            weight.copy_(weight.float() + (change if isinstance(module.base, nn.Linear) else change.T))
-        else:
-            raise TypeError(f"{type(module).__name__} cannot be merged")
-    remove_adapters(model)

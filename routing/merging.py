@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adapters import DualLoRALinear, attach, routed_modules
+from adapters import DualLoRALinear, TrainedLayer, attach, routed_modules
 from lab.errors import BadInput
 from lab.runs import Run, read_config
 from routing.batches import Example
@@ -26,19 +26,23 @@ from routing.stream import training_stream
 
 @torch.no_grad()
 def merge_adapters(model: nn.Module) -> None:
-    """Add both LoRAs, at the scales they are set to, to the weights of the base, and take them off. In place.
+    """Add the adapters, at the scales they are set to, to the base's weights, and take them off. In place.
 
-    W + sum over k of scale_k gain_k B_k A_k. Computed in fp64 on the CPU and then rounded to the base's
-    dtype, so that every machine comes to the same weights. Raises TypeError for other adapters, and BadInput
-    for a quantised base; nothing is changed then."""
-    modules = routed_modules(model)
+    W + sum over k of scale_k gain_k B_k A_k. Trained layers get their weights at their scale. Computed in
+    fp64 on the CPU and then rounded to the base's dtype, so that every machine comes to the same weights.
+    Raises TypeError for MLP adapters, and BadInput for a quantised base; nothing is changed then."""
     check_can_merge(model)
-    for module in modules:
+    # the outer ones first: a trained layer sets the weights that LoRAs inside it are added to
+    for module in routed_modules(model):
+        if isinstance(module, TrainedLayer):
+            for name, value in module.weights_at(module.good_scale, torch.float32).items():
+                module.layer.get_parameter(name).copy_(value)
+            continue
         weight = module.base.weight
-        scales = (module.good_scale * module.gains[0], module.bad_scale * module.gains[1])
         merged = weight.cpu().double()
-        for slot, scale in zip(("good", "bad"), scales, strict=True):
-            down, up = (parameter.cpu().double() for parameter in module.slot_params(slot))
+        scales = (module.good_scale * module.gains[0], module.bad_scale * module.gains[1])
+        for pair, scale in zip((module.get_good_params(), module.get_bad_params()), scales, strict=True):
+            down, up = (parameter.cpu().double() for parameter in pair)
             change = scale * (up @ down)
             # GPT-2's Conv1D keeps its weight as [in, out]
             merged += change if isinstance(module.base, nn.Linear) else change.T
@@ -49,6 +53,8 @@ def merge_adapters(model: nn.Module) -> None:
 def check_can_merge(model: nn.Module) -> None:
     """Raise TypeError or BadInput if the model's adapters could not be merged."""
     for module in routed_modules(model):
+        if isinstance(module, TrainedLayer):
+            continue
         if not isinstance(module, DualLoRALinear):
             raise TypeError(f"{type(module).__name__} cannot be merged: no weight of the base could hold it")
         if not module.base.weight.is_floating_point():
