@@ -64,11 +64,16 @@ def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> 
 
 
 def write_checkpoint(
-    folder: Path, model: nn.Module, constants: Mapping[str, Any], data_fingerprint: str | None
+    folder: Path,
+    model: nn.Module,
+    constants: Mapping[str, Any],
+    data_fingerprint: str | None,
+    **more: Any,
 ) -> None:
     """Write the adapters and a config that rebuilds them. Of several processes the first one writes.
 
-    The constant MODEL_NAME names the base. `data_fingerprint` is None for what was not trained here."""
+    The constant MODEL_NAME names the base. `data_fingerprint` is None for what was not trained here. `more`
+    goes into the config."""
     # of a sharded base every process has a part
     signature = base_signature(model)
     if not is_main():
@@ -85,6 +90,7 @@ def write_checkpoint(
         "adapter": describe(model),
         "constants": constants,
         "data_fingerprint": data_fingerprint,
+        **more,
         "base_signature": signature,
         "base_dtype": str(base.dtype).removeprefix("torch."),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),

@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from lab.errors import BadInput
 from lab.files import fingerprint, write_json
 from lab.runs import CONFIG, STARTED, Run, refuse_to_overwrite
-from routing.checkpoints import WEIGHTS, load_adapters, write_adapters
+from routing.checkpoints import WEIGHTS, load_adapters, write_checkpoint
 from routing.distributed import from_main, gathered, is_main
 from routing.stopping import stopped_by
 from routing.stream import deferred_interrupts
@@ -94,8 +94,7 @@ def train_to_end(trainer: Trainer, run: Run, **more: Any) -> str | None:
         stopped = config["stopped"]
     else:
         stopped = _train(trainer, from_main(lambda: _begin(run, data)))
-        more |= {"constants": run.constants, "data_fingerprint": data, "stopped": stopped}
-        write_adapters(folder, model, run.constants["MODEL_NAME"], **more)
+        write_checkpoint(folder, model, run.constants, data, stopped=stopped, **more)
     if is_main():
         for old in checkpoints_in(folder):
             shutil.rmtree(old)
