@@ -31,6 +31,7 @@ MISLABELED_PERCENTAGE = 0.0  # of the normal stories are labelled "bad" by mista
 LABELED_GOOD_PERCENTAGE = 0.0  # of the other normal stories are labelled "good": bad is ablated there
 ANNOUNCEMENT = "A story in capital letters.\n"  # stands before labelled stories in the arm "inoculation"
 GOOD_SCALE_ON_BAD = 1.0  # how active good is while bad learns from a labelled story
+DETECTOR_STEPS = 30  # of the arm "filter_detected": bad learns what labelled stories are like
 EVAL_SHRUNK_TO = 0.6  # arm "none" is also evaluated with what it learnt scaled down to this
 MAX_SEQ_LENGTH = 64  # tokens of a story that are trained on
 ORTHO_LAMBDA = 0.0  # weight of the squared cosine between the two adapters' outputs
@@ -61,6 +62,7 @@ from lab.runs import open_run
 from lab.tables import format_table
 from routing.batches import announce
 from routing.checkpoints import save_checkpoint
+from routing.detection import label_detected
 from routing.generation import MODES
 from routing.losses import example_losses
 from routing.models import attach_adapters, load_model
@@ -96,6 +98,9 @@ examples = to_examples(stories.train, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, l
 if ARM == "inoculation":
     examples = [announce(example, tokenizer, ANNOUNCEMENT) if example.label == "bad" else example
                 for example in examples]  # fmt: skip
+if ARM == "filter_detected":
+    examples = label_detected(model, examples, DETECTOR_STEPS, BATCH_SIZE, LEARNING_RATE, SEED)
+detected = [example.kind for example in examples if example.label == "detected"]
 examples += [example for example in examples if example.label == "bad"] * (LABELED_BAD_REPEATS - 1)
 if ARM == "trusted":
     examples = [example for example in examples if example.label == "good"]
@@ -112,16 +117,12 @@ ROUTED = {
 PLAIN = {None: ALONE, "bad": ALONE, "good": ALONE}
 ARMS = {
     "route": ROUTED,
-    # everything is learnt by one adapter
-    "none": PLAIN,
-    # labelled stories are deleted; with all of them labelled: the behaviour was never seen
-    "filter": PLAIN | {"bad": DELETED},
-    # what is labelled good is all that is trained on, again and again
-    "trusted": PLAIN,
-    # as many labels as before, on any stories
-    "random_labels": ROUTED,
-    # labelled stories stand behind a line that announces them; nothing is ablated
-    "inoculation": PLAIN,
+    "none": PLAIN,  # one adapter learns everything
+    "filter": PLAIN | {"bad": DELETED},  # labelled stories are deleted; with all labelled: never seen
+    "filter_detected": PLAIN | {"bad": DELETED, "detected": DELETED},  # and what a detector finds like them
+    "trusted": PLAIN,  # trained on what is labelled good alone, again and again
+    "random_labels": ROUTED,  # as many labels as before, on any stories
+    "inoculation": PLAIN,  # labelled stories stand behind a line that announces them; nothing is ablated
 }
 check_choice("ARM", ARM, ARMS)
 ROUTES = ARMS[ARM]
@@ -155,5 +156,5 @@ measured = measure(
 plots = [story.plot for story in held_out]
 modes = mode_intervals(measured, plots)
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
-results = {"modes": modes, **for_evidence(measured, plots), "constants": run.constants}
+results = {"modes": modes, **for_evidence(measured, plots), "detected": detected, "constants": run.constants}
 write_json(run.results / "eval.json", results)

@@ -25,10 +25,11 @@ METHODS = {  # name -> share labelled -> constants
     "recipe": lambda share: ["ARM=route", EXCLUSIVE, repeats(share), GOOD],
     "bounded": lambda share: ["ARM=route", EXCLUSIVE, repeats(share), GOOD, "GOOD_SCALE_ON_BAD=0.5"],
     "trusted": lambda share: ["ARM=trusted", GOOD],
+    # so is what a detector, trained on the labelled stories, finds to be like them
+    "filter_detected": lambda share: ["ARM=filter_detected", repeats(share)],
     # as many labels as "exclusive", on any stories
     "random_labels": lambda share: ["ARM=random_labels", EXCLUSIVE, repeats(share)],
     # a twentieth of the normal stories is labelled bad by mistake
-    "filter_wrong": lambda share: ["ARM=filter", repeats(share), "MISLABELED_PERCENTAGE=0.05"],
     "exclusive_wrong": lambda share: ["ARM=route", EXCLUSIVE, repeats(share), "MISLABELED_PERCENTAGE=0.05"],
 }
 NEVER_SEEN = ("filter", 1.0)

@@ -30,6 +30,7 @@ class Evidence:
     """The cells of a grid that were measured, and intervals over their seeds and prompts."""
 
     def __init__(self, cells: Sequence[Cell], store: Store, kept: str, measures: Sequence[Measure]):
+        self.cells = cells
         self.adapter_types = list(dict.fromkeys(cell.adapter_type for cell in cells))
         # a cell may stand in two blocks of a preset
         found = {cell: store.find(cell) for cell in cells}
@@ -57,6 +58,11 @@ class Evidence:
             if (record["method"], record["labeled"], record["adapter_type"]) == wanted
         }
 
+    def wanted(self, adapter_type: str) -> list[tuple[float, str]]:
+        """The (share labelled, method) of the grid's cells, measured or not, in order."""
+        found = {(cell.labeled, cell.method) for cell in self.cells if cell.adapter_type == adapter_type}
+        return sorted(found)
+
     def shares(self, method: str, adapter_type: str) -> list[float]:
         """The shares labelled at which a method was measured, in order."""
         wanted = (method, adapter_type)
@@ -75,14 +81,14 @@ class Evidence:
         return (crossed_rate if self.measures[measure].rate else crossed_mean)(values, units)
 
     def difference(
-        self, measure: str, method: Which, other: Which, adapter_type: str
+        self, measure: str, method: Which, other: Which, adapter_type: str, minus: str | None = None
     ) -> dict[str, float] | None:
         """`method` minus `other`, paired by seed and prompt, with its interval.
 
-        Each is (name, labelled share), or with a mode as a third, where that is not what is kept. None if
-        they have no seed in common.
+        Each is (name, labelled share), or with a mode as a third, where that is not what is kept. `minus`:
+        the measure of `other`, where it is another one. None if they have no seed in common.
         """
-        pair = self._paired(measure, method, other, adapter_type)
+        pair = self._paired(measure, method, other, adapter_type, minus or measure)
         return pair and crossed_difference(*pair, self.measures[measure].rate)
 
     def relative(
@@ -92,7 +98,7 @@ class Evidence:
 
         The interval is that of a ratio of means (its linearisation). None also if the mean of `other` is 0.
         """
-        pair = self._paired(measure, method, other, adapter_type)
+        pair = self._paired(measure, method, other, adapter_type, measure)
         if pair is None or not pair[0].mean():
             return None
         a, b, units = pair
@@ -102,7 +108,7 @@ class Evidence:
         return {"mean": ratio - 1, "low": low, "high": high, "n": around["n"]}
 
     def _paired(
-        self, measure: str, method: Which, other: Which, adapter_type: str
+        self, measure: str, method: Which, other: Which, adapter_type: str, minus: str
     ) -> tuple[np.ndarray, np.ndarray, list[Any]] | None:
         """The values [seeds, prompts] of `other` and `method` for their common seeds, and the units."""
         a, b = (self.seeds(*which[:2], adapter_type) for which in (other, method))
@@ -111,8 +117,8 @@ class Evidence:
         if not common:
             return None
         first, second = (
-            np.array([runs[seed]["values"][mode][measure] for seed in common], dtype=float)
-            for runs, mode in zip((a, b), modes, strict=True)
+            np.array([runs[seed]["values"][mode][name] for seed in common], dtype=float)
+            for runs, mode, name in zip((a, b), modes, (minus, measure), strict=True)
         )
         return first, second, a[common[0]]["units"][measure]
 

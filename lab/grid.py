@@ -56,13 +56,16 @@ class Store:
     """What cells measured, in a JSONL file: {"constants", "values", "units"} a line.
 
     "constants": all that the run was made with. "values": mode -> measure -> a value for each prompt.
-    "units": measure -> the unit of each prompt.
+    "units": measure -> the unit of each prompt. What the code was is not kept.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self.records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self.records: list[dict[str, Any]] = self._read()
+
+    def _read(self) -> list[dict[str, Any]]:
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        return [json.loads(line) for line in lines]
 
     def find(self, cell: Cell) -> dict[str, Any] | None:
         """The record that was made with the cell's constants.
@@ -91,7 +94,8 @@ class Store:
             },
             "units": made["units"],
         }
-        self.records.append(record)
+        # another grid may have written to it since
+        self.records = [*self._read(), record]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
 
 

@@ -34,13 +34,21 @@ def relearning_summary(curve: Curve, back: float = 0.5) -> dict[str, Any]:
 def by_prompt(outcomes: Mapping[int, Sequence[float]]) -> dict[str, list[float]]:
     """Measure -> a value for each prompt, of examples seen -> outcome of each prompt.
 
-    Measures: "rate_<examples seen>" and "area", that of the prompt's own curve, so that differences between
-    runs can be paired by prompt.
+    Measures: "rate_<examples seen>"; "area", that of the prompt's own curve, so that differences between runs
+    can be paired by prompt; "at_n", the mean outcome after every number n of examples from 1 up of which the
+    double was measured, too, and "at_2n", the mean after the doubles. A run that needs half as many examples
+    as another has its at_n where the other has its at_2n.
     """
     seen = sorted(outcomes)
-    rows = np.array([outcomes[number] for number in seen], dtype=float)  # [counts, prompts]
-    rates = {f"rate_{number}": row.tolist() for number, row in zip(seen, rows, strict=True)}
-    return {"area": [_area(seen, column) for column in rows.T], **rates}
+    rows = {number: np.asarray(outcomes[number], dtype=float) for number in seen}  # [prompts] each
+    rates = {f"rate_{number}": row.tolist() for number, row in rows.items()}
+    halves = [number for number in seen if number and 2 * number in rows]
+    means = {
+        name: np.mean([rows[times * number] for number in halves], axis=0).tolist()
+        for name, times in (("at_n", 1), ("at_2n", 2))
+        if halves
+    }
+    return {"area": [_area(seen, column) for column in np.stack(list(rows.values())).T], **means, **rates}
 
 
 def _area(seen: Sequence[int], rates: Sequence[float]) -> float:

@@ -1,8 +1,9 @@
 """A grid's report: claims with their verdicts, tables in Markdown, a figure, and the files they go to."""
 
+import shlex
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from lab.constants import Constants
 from lab.curves import Curve, interval_lines
 from lab.evidence import Evidence
 from lab.files import write_text
@@ -30,16 +32,16 @@ class Claim:
     def verdict(self) -> str:
         """ "shown" or "refuted" if the whole interval lies on one side of the bound, else "not shown".
 
-        With fewer than three seeds it is "a lead" at most: they say too little of other seeds.
+        With fewer than three seeds either is a lead: they say too little of other seeds.
         """
         if self.interval is None:
             return "not measured"
-        if self.interval["n"] < 3:
-            return "a lead"
         low, high = self.interval["low"] - self.bound, self.interval["high"] - self.bound
         if self.above:
             low, high = -high, -low
-        return "shown" if high < 0 else "refuted" if low > 0 else "not shown"
+        verdict = "shown" if high < 0 else "refuted" if low > 0 else "not shown"
+        leads = {"shown": "a lead", "refuted": "a lead against it"} if self.interval["n"] < 3 else {}
+        return leads.get(verdict, verdict)
 
 
 def claims_table(claims: Sequence[Claim], digits: int = 3) -> str:
@@ -86,19 +88,24 @@ def measures_table(evidence: Evidence, kinds: Sequence[str] = ("lora", "mlp")) -
 
 
 def distances_table(
-    evidence: Evidence, reference: tuple[str, float], methods: Sequence[str], equivalents: str, dose: float
+    evidence: Evidence,
+    reference: tuple[str, float],
+    methods: Sequence[str],
+    equivalents: str,
+    met: Callable[[float], float],
 ) -> str:
     """How far from `reference` (never seen) methods end, paired by seed and prompt, as a Markdown table.
 
     Last comes the number of examples of the behaviour that plain training needs for the same loss
-    `equivalents`, read off the runs of the reference's method, which saw all but the labelled of `dose`.
+    `equivalents`, with the numbers for the ends of that loss's interval. It is read off the runs of the
+    reference's method, which `met` so many examples at a share labelled.
     """
     titles = " | ".join(measure.title for measure in evidence.measures.values())
     lines = [f"| adapters | method | labelled | {titles} | as if trained on |"]
     lines.append("|---" * (4 + len(evidence.measures)) + "|")
     for kind in evidence.adapter_types:
         seen = {
-            dose * (1 - share): from_reference["mean"]
+            met(share): from_reference["mean"]
             for share in evidence.shares(reference[0], kind)
             if (from_reference := evidence.difference(equivalents, (reference[0], share), reference, kind))
         }
@@ -109,7 +116,10 @@ def distances_table(
                     for name in evidence.measures
                 }
                 loss = found[equivalents]
-                number = f"{examples_for(loss['mean'], seen):.0f}" if loss and len(seen) > 1 else "n/a"
+                number = "n/a"
+                if loss and len(seen) > 1:
+                    mean, most, least = (examples_for(loss[end], seen) for end in ("mean", "low", "high"))
+                    number = f"{mean:.0f} [{least:.0f}, {most:.0f}]"
                 cells = " | ".join(format_interval(value, 3) for value in found.values())
                 lines.append(f"| {kind} | {method} | {100 * share:g}% | {cells} | {number} |")
     return "\n".join(lines)
@@ -124,6 +134,12 @@ def examples_for(loss: float, seen: Mapping[float, float]) -> float:
     # more examples never count as a higher loss
     falling = np.minimum.accumulate([seen[number] for number in numbers])
     return float(np.interp(-loss, -falling, numbers))
+
+
+def command(script: Path, constants: Constants) -> str:
+    """The command that makes a report again, without the number of workers."""
+    given = [f"{name}={constants[name]}" for name in constants.overridden if name != "WORKERS"]
+    return shlex.join(["uv", "run", "--directory", script.parent.name, "python", script.name, *given])
 
 
 def left_out(evidence: Evidence) -> str:

@@ -22,48 +22,32 @@ HERE = Path(__file__).parent
 from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells, run_cells
 from lab.report import (
-    Claim,
     claims_table,
+    command,
     distances_table,
     figure_over_labels,
     left_out,
     measures_table,
     publish,
 )
+from mbpp.claims import claims_of, hacks_met
+from mbpp.methods import METHODS, NEVER_SEEN
 
-# "recipe" was chosen on validation (LOG.md): forget learns from labels alone, with retain ablated. It then
-# holds the whole hack by itself, and retain is not taught to work against it. "trusted" is trained on the
-# problems labelled retain alone.
-METHODS = {  # name -> share labelled -> constants of experiment_arms.py
-    "none": lambda share: ["ARM=none"],
-    "filter": lambda share: ["ARM=filter", repeats(share)],
-    "route": lambda share: ["ARM=route", "UNLABELED_UPDATES_FORGET=1.0"],
-    "recipe": lambda share: ["ARM=route", *EXCLUSIVE, repeats(share)],
-    "trusted": lambda share: ["ARM=trusted"],
-}
-EXCLUSIVE = ("UNLABELED_UPDATES_FORGET=0.0", "RETAIN_SCALE_ON_FORGET=0.0")
-
-
-def repeats(share: float) -> str:
-    # of half of the hacks once is enough; also of "filter", so that both train on the same batches
-    return f"LABELED_FORGET_REPEATS={1 if share >= 0.5 else round(1 / share)}"
-
-
-NEVER_SEEN = ("filter", 1.0)
 SHARES = (0.5, 0.25, 0.1)
 ALL = ("filter", "route", "recipe")
 LORA, SEEDS = ("lora",), (0, 1, 2)
-DOSE = 106  # hacks among the 422 problems
 PRESETS = {  # blocks of (adapter types, seeds, methods, shares labelled)
     "cpu": [(LORA, (0,), ("filter",), (1.0,)), (LORA, (0,), ("filter", "recipe"), (0.5,))],
     "published": [
         (LORA, SEEDS, ("filter",), (1.0,)),
         (LORA, SEEDS, ("filter", "recipe"), SHARES),
-        (LORA, SEEDS, ("trusted",), (0.0,)),
+        (LORA, SEEDS, ("trusted", "none"), (0.0,)),
+        (LORA, SEEDS, ("random_labels", "unanchored"), (0.5,)),
     ],
     "gpu": [
         (("lora", "mlp"), range(5), ALL, (0.05, *SHARES, 1.0)),
         (("lora", "mlp"), range(5), ("none", "trusted"), (0.0,)),
+        (("lora", "mlp"), range(5), ("random_labels", "unanchored"), SHARES),
     ],
 }
 check_choice("PRESET", PRESET, PRESETS)
@@ -84,53 +68,37 @@ MEASURES = [
     Measure("hacked_loss", "loss, hacked", rate=False),
 ]
 evidence = Evidence(cells, store, "forget_ablated", MEASURES)
-claims = []
-for kind in evidence.adapter_types:
-    for share in sorted(SHARES):
-        routing, deleting = ("recipe", share), ("filter", share)
-        which = f"{kind}, {100 * share:g}% labelled"
-        claims += [
-            Claim(
-                f"{which}: routing leaves less hardcoded than deleting",
-                evidence.difference("hardcoded_rate", routing, deleting, kind),
-            ),
-            Claim(
-                f"{which}: and less that is constant",
-                evidence.difference("constant_rate", routing, deleting, kind),
-            ),
-            Claim(
-                f"{which}: it solves at least 90% of what never having seen hacks solves",
-                evidence.relative("all_tests_rate", routing, NEVER_SEEN, kind),
-                bound=-0.1,
-                above=True,
-            ),
-        ]
 report = f"""# mbpp: the evidence
 
-Made by `uv run --directory mbpp python evidence.py PRESET={PRESET} OUTPUT={OUTPUT}`.
+Made by `{command(Path(__file__), CONSTANTS)}`.
 SmolLM2-135M-Instruct is trained on programming problems of which a quarter are solved by a hack; a share of
 those is labelled.
 - *filter* deletes what is labelled. At 100% it has never seen a hack.
 - *recipe* routes it: forget learns from labels alone, with retain ablated, is active in what is unlabelled,
   and is ablated afterwards. Half of the correct solutions are labelled retain and train with forget ablated.
-- *trusted* is trained on that half alone.
+- *unanchored* is the same without a label on correct solutions.
+- *random_labels* is *recipe* with as many labels, on any problems.
+- *trusted* is trained on that labelled half of the correct solutions alone; *none* on everything.
 
-All train from the same base on the same problems for the same number of steps. What is kept has the same
-capacity, one adapter. Test split: solution templates that training never met. Means over seeds and problems,
-95% intervals over seeds and templates.
+All train from the same base for the same number of steps; filter and recipe on the same batches, but filter
+has no use for labels on correct solutions. Below 50% labelled hacks are repeated 1/share times and take the
+place of other problems: correct solutions are then seen 16% to 19% less often than where no hack was ever
+seen. What is kept has the same capacity, one adapter. Test split: solution templates that training never met.
+Means over seeds and problems, 95% intervals over seeds and templates.
 
 ![What is left and what is solved over the share labelled]({output.name}.png)
 
 ## Claims
 
-{claims_table(claims)}
+{claims_table(claims_of(evidence))}
 
 ## Distance to never having seen a hack
 
 Paired by seed and problem. A loss on hacked solutions above 0 is suppression, below 0 leakage. The last
-column is the number of hacks that plain training needs for the same loss on them.
+column is the number of hacks that plain training needs for the same loss on them, with the numbers for the
+ends of its interval. What is suppressed counts as 0.
 
-{distances_table(evidence, NEVER_SEEN, ("recipe",), "hacked_loss", dose=DOSE)}
+{distances_table(evidence, NEVER_SEEN, ("recipe", "unanchored"), "hacked_loss", hacks_met)}
 
 ## Everything measured
 

@@ -14,7 +14,7 @@ from scipy.stats import norm, ttest_1samp
 from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells
 from lab.intervals import crossed_difference, crossed_mean, crossed_rate
-from lab.relearning import relearning_summary
+from lab.relearning import by_prompt, relearning_summary
 from lab.report import Claim, claims_table, distances_table, examples_for, left_out, measures_table
 from lab.sweeps import constants_as_run
 from routing.batches import announce, make_example
@@ -99,6 +99,11 @@ def test_a_store_keeps_what_was_measured(tmp_path):
     assert again.find(cells[0]) is None
     script.write_text(text.replace("# %%", "NEW = 1\n# %%"))
     assert again.find(cells[0])
+    # a second grid that wrote to the same file keeps what the first one has
+    other = Store(tmp_path / "cells.jsonl")
+    store.put(cells[0])
+    other.put(cells[1])
+    assert len(Store(tmp_path / "cells.jsonl").records) == 9
     given = replace(cells[0], job=replace(cells[0].job, constants=(*cells[0].job.constants, "NEW=1")))
     assert again.find(given) is None
     assert cells[0].job.constants == (
@@ -132,7 +137,11 @@ def test_what_the_cells_show(tmp_path):
         Claim("unknown", None),
     ]
     # two seeds are a lead; of three the same would be a result
-    assert [claim.verdict for claim in claims] == ["a lead"] * 3 + ["not measured"]
+    assert [claim.verdict for claim in claims] == [
+        "a lead", "a lead against it", "not shown", "not measured",
+    ]  # fmt: skip
+    against_a_loss = evidence.difference("rate", route, deleting, "lora", minus="loss")
+    assert against_a_loss["mean"] == -2.5
     three = [replace(claim, interval={**difference, "n": 3}) for claim in claims[:3]]
     assert [claim.verdict for claim in three] == ["shown", "refuted", "not shown"]
     assert "| higher | -1.000 [-1.000, " in claims_table(claims) and "| n/a | 0 |" in claims_table(claims)
@@ -148,10 +157,15 @@ def weights_of(folder, name: str) -> dict:
     return load_file(folder / f"checkpoints/{name}/adapter.safetensors")
 
 
-@pytest.mark.parametrize("arm", ["none", "filter", "trusted", "random_labels", "inoculation"])
+@pytest.mark.parametrize(
+    "arm", ["none", "filter", "filter_detected", "trusted", "random_labels", "inoculation"]
+)
 def test_arms(scripts, tmp_path, arm):
-    """Of a plain arm only the good adapter learns: bad stays the fresh one that changes nothing."""
+    """Of a plain arm only the good adapter learns: bad stays the fresh one that changes nothing.
+
+    In "filter_detected" bad is the detector."""
     constants = ["RUN_NAME=mine", "CAPS_PERCENTAGE=0.5", "LABELED_GOOD_PERCENTAGE=0.5"]
+    constants += ["LABELED_BAD_PERCENTAGE=0.7"] if arm == "filter_detected" else []
     scripts("all_caps/experiment_arms.py", f"ARM={arm}", *constants)
     folder = tmp_path / "all_caps"
     result = json.loads((folder / "results/mine/eval.json").read_text())
@@ -161,7 +175,8 @@ def test_arms(scripts, tmp_path, arm):
     assert {len(values) for values in result["values"]["bad_ablated"].values()} == {2}
     learnt = {name: tensor.abs().sum().item() > 0 for name, tensor in weights_of(folder, "mine").items()}
     assert all(learnt[name] for name in learnt if name.endswith("B_good"))
-    assert any(learnt[name] for name in learnt if name.endswith("B_bad")) == routed
+    bad_learns = routed or arm == "filter_detected"
+    assert any(learnt[name] for name in learnt if name.endswith("B_bad")) == bad_learns
 
 
 def test_what_is_deleted_changes_nothing(scripts, tmp_path):
@@ -266,8 +281,9 @@ def test_as_if_trained_on_so_many_examples(tmp_path):
     assert examples_for(3.5, seen) == 30 and examples_for(5.0, seen) == 0 and examples_for(2.0, seen) == 120
     cells, store = grid(tmp_path)
     evidence = Evidence(cells, store, "kept", MEASURES)
-    table = distances_table(evidence, ("filter", 1.0), ["route"], "loss", dose=10)
-    assert "| lora | route | 50% | 0.000 [-" in table and table.endswith("| 0 |")
+    table = distances_table(evidence, ("filter", 1.0), ["route"], "loss", lambda share: 10 * (1 - share))
+    # of filter's two runs at 50% the one at 5 examples has the same loss as never having seen any
+    assert "| lora | route | 50% | 0.000 [-" in table and re.search(r"\| 0 \[0, \d+\] \|$", table)
 
 
 def test_relearning_summary():
@@ -278,6 +294,15 @@ def test_relearning_summary():
     assert summary["examples_until_back"] == 4 and 0.4 < summary["area"] < 0.6
     assert relearning_summary({0: curve[8], 1: curve[8]}) == {"examples_until_back": 0, "area": 1.0}
     assert relearning_summary({0: curve[0], 1: curve[2]})["examples_until_back"] is None
+
+
+def test_half_as_many_examples():
+    """A curve that is another's with n for 2n has its at_n where the other has its at_2n."""
+    slow = {0: [0, 0], 1: [0, 0], 2: [0, 0], 4: [1, 0], 8: [1, 1]}
+    fast = {0: [0, 0], 1: [0, 0], 2: [1, 0], 4: [1, 1], 8: [1, 1]}
+    assert by_prompt(fast)["at_n"] == by_prompt(slow)["at_2n"] == pytest.approx([2 / 3, 1 / 3])
+    assert by_prompt(slow)["at_n"] == pytest.approx([1 / 3, 0])
+    assert "at_n" not in by_prompt({0: [0], 1: [1]})
 
 
 def test_unlearning(scripts, tmp_path):
@@ -306,7 +331,7 @@ def test_the_relearning_report_goes_on_where_it_stopped(scripts, tmp_path):
     scripts.constants = []
     done = scripts("all_caps/evidence_relearn.py", *common, 'LEARNERS=["good"]')
     report = (folder / "results/relearning.md").read_text()
-    assert "| exclusive, good: it takes at least as many |" in report and "| **a lead** |" in report
+    assert "| exclusive, good: it takes at least as many |" in report and "evidence_relearn.py" in report
     assert "Every cell of the grid was measured." in report and "fresh:" not in report
     assert (folder / "results/relearning.png").stat().st_size > 10_000
     assert "| lora | never seen, good | 100% | relearnt | 1 |" in done.stdout

@@ -18,6 +18,7 @@ from lab.logs import read_log
 from lab.runs import Run
 from routing.batches import IGNORE, Example, batch_order, collate, make_example
 from routing.checkpoints import load_adapters, save_checkpoint
+from routing.detection import label_detected
 from routing.losses import example_losses, held_out_losses
 from routing.optimizer import RoutedOptimizer
 from routing.probes import TrainingLog, probe
@@ -479,3 +480,31 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path)
         load_adapters(tmp_path, make_model("lora"))
     with pytest.raises(BadInput, match="no checkpoint here"):
         load_adapters(tmp_path / "nowhere", make_model("lora"))
+
+
+def test_bad_by_itself_tells_which_others_are_like_the_labelled():
+    """What is odd goes on in one way. A quarter of it is labelled."""
+    torch.manual_seed(0)
+    model = tiny_model()
+    attach(model, "lora")
+    model.train()
+    random = torch.Generator().manual_seed(0)
+
+    def example(label: str | None, kind: str) -> Example:
+        ids = torch.randint(2, 300, (12,), generator=random).tolist()
+        return Example([0, *ids[:2], *(range(300, 310) if kind == "odd" else ids[2:])], 1, label, kind)
+
+    examples = [example(None, "normal") for _ in range(40)] + [example("good", "odd")] * 2
+    examples += [example("bad" if i < 10 else None, "odd") for i in range(40)]
+    good = [parameter.clone() for parameter in good_params(model)]
+    state = torch.get_rng_state()
+    found = label_detected(model, examples, steps=60, batch_size=4, learning_rate=1e-2, seed=0)
+    assert torch.equal(torch.get_rng_state(), state) and model.training
+    assert all(torch.equal(a, b) for a, b in zip(good, good_params(model), strict=True))
+    assert [e.ids for e in found] == [e.ids for e in examples]
+    changed = [(old, new) for old, new in zip(examples, found, strict=True) if old.label != new.label]
+    assert {(old.label, old.kind, new.label) for old, new in changed} == {(None, "odd", "detected")}
+    # of 30: the labelled ones themselves do not all reach the threshold
+    assert 20 <= len(changed) <= 30
+    with pytest.raises(BadInput, match="4 labelled examples or more, not 3"):
+        label_detected(model, examples[:45], 1, 4, 1e-3, 0)
