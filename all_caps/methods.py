@@ -15,8 +15,8 @@ def repeats(share: float) -> str:
 
 
 # "recipe" was chosen on validation (LOG.md): bad learns from labels alone, labelled stories are repeated, and
-# some normal ones are labelled good. "trusted" is trained on those alone. "bounded" is the recipe of MLP
-# adapters: bad learns with good halved, so that neither grows without end.
+# some normal ones are labelled good. "trusted" is trained on those alone. "bounded", for MLP adapters, is a
+# prototype's and was not searched: bad learns with good halved, so that neither grows without end.
 METHODS = {  # name -> share labelled -> constants
     "none": lambda share: ["ARM=none"],
     "filter": lambda share: ["ARM=filter", repeats(share)],
