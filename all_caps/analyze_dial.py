@@ -26,11 +26,14 @@ CONSTANTS = override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Measure at every scale, with the same prompts and noise
+import json
+
 from adapters import Route
 from all_caps.stories import load_stories
 from all_caps.task import COLUMNS, evaluate
 from lab.curves import plot_curves
 from lab.files import write_json
+from lab.runs import refuse_other_constants
 from lab.tables import format_table, value_at
 from routing.checkpoints import load_checkpoint
 
@@ -40,13 +43,16 @@ ROUTES = {
 }
 check_choice("SLOT", SLOT, ROUTES)
 checkpoint = HERE / CHECKPOINT
+output = HERE / "results" / checkpoint.name / f"dial_{SLOT}.json"
+if output.exists():
+    refuse_other_constants(output, json.loads(output.read_text())["constants"], CONSTANTS, "Delete that file")
 model, tokenizer, _ = load_checkpoint(checkpoint)
 held_out = load_stories(STORIES).split(SPLIT)[:NUM_PROMPTS]
 modes = evaluate(
     model, tokenizer, held_out, ROUTES[SLOT], MAX_NEW_TOKENS, MAX_SEQ_LENGTH, TEMPERATURE, SEED
 )  # fmt: skip
 print(f"\n{checkpoint.name}, by the scale of {SLOT}\n{format_table(modes, COLUMNS)}")
-write_json(HERE / "results" / checkpoint.name / f"dial_{SLOT}.json", {"modes": modes, "constants": CONSTANTS})
+write_json(output, {"modes": modes, "constants": CONSTANTS})
 
 # %% The figure: a panel for rates, one for losses
 panels: dict[str, dict] = {}

@@ -18,7 +18,7 @@ WORKERS = 2  # runs at a time, which share the cores; 0: only the report of what
 COMMON = ["EVAL_SPLIT=test", "NUM_EVAL_PROMPTS=44", "PROBE_EVERY=0"]  # for every checkpoint
 MARGIN = 0.05  # a higher mean rate that still counts as no higher
 NUM_EXAMPLES = 64  # stories in capitals that bring them back, one a step
-COMMON_RELEARNING: list[str] = []  # more constants of experiment_relearn.py, for every curve
+COMMON_RELEARNING = []  # more constants of experiment_relearn.py, for every curve
 
 # from the shell: CONSTANT=value
 CONSTANTS = override_constants(globals())
@@ -47,7 +47,9 @@ for start in starts:
         plain = method.replace(", ", "_").replace(" ", "_")
         run = f"relearn_{plain}_{100 * start.labeled:g}_seed{start.seed}"
         constants = [f"CHECKPOINT=checkpoints/{start.job.run}", f"START={where}", f"LEARNER={learner}"]
-        job = Job(run, HERE / "experiment_relearn.py", (*constants, f"SEED={start.seed}", *common))
+        # a curve of another start is another curve
+        constants += [f"TRAINED_WITH={list(start.job.constants)}", f"SEED={start.seed}"]
+        job = Job(run, HERE / "experiment_relearn.py", (*constants, *common))
         cells.append(Cell(method, start.labeled, "lora", start.seed, job))
 
 # %% Running what is missing

@@ -9,6 +9,7 @@ from pathlib import Path
 from lab.constants import check_choice, override_constants
 
 CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
+TRAINED_WITH = []  # NAME=value constants that it must have been trained with; in reports
 START = "kept"  # "kept": with bad ablated; "base": the base model, for comparison
 LEARNER = "good"  # "good": the adapter that is kept; "fresh": a new one in bad's place; "all": every weight
 LEARNING_RATE = 5e-4  # for every weight smaller, such as 2e-5
@@ -64,6 +65,9 @@ if output.exists():
     refuse_other_constants(output, json.loads(output.read_text())["constants"], constants, "Delete that file")
 torch.manual_seed(SEED)
 model, tokenizer, config = load_checkpoint(checkpoint)
+trained = [f"{constant}={value}" for constant, value in config["constants"].items()]
+if missing := set(TRAINED_WITH) - set(trained):
+    raise BadInput(f"{checkpoint} was not trained with {', '.join(sorted(missing))}")
 if LEARNER == "fresh":
     for module in routed_modules(model):
         module.renew("bad")

@@ -372,6 +372,10 @@ def test_relearning(scripts, tmp_path, start, learner):
 
 
 def test_relearning_refuses_what_makes_no_sense(scripts):
-    scripts.constants = []
+    constants, scripts.constants = scripts.constants, []
     done = scripts("all_caps/experiment_relearn.py", "START=base", "LEARNER=good", check=False)
     assert done.returncode == 1 and "choose one of ('kept', 'good')" in done.stderr
+    scripts("all_caps/experiment.py", "RUN_NAME=mine", *constants)
+    other = ["CHECKPOINT=checkpoints/mine", f"TRAINED_WITH={['CAPS_PERCENTAGE=0.1', 'MAX_STEPS=9']}"]
+    done = scripts("all_caps/experiment_relearn.py", *other, check=False)
+    assert done.returncode == 1 and "was not trained with MAX_STEPS=9" in done.stderr
