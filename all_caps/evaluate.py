@@ -97,6 +97,6 @@ if MODE != "behaviour":
         for name, value in metrics.items()
     ]  # fmt: skip
 print(f"\n{checkpoint.name}\n{format_table(results, columns)}")
-result = {"modes": results, "reported": reported, "constants": CONSTANTS}
+result = {"modes": results, "constants": CONSTANTS}
 write_json(HERE / "results" / checkpoint.name / f"evaluate_{MODE}.json", result)
 plot_modes(results, columns, HERE / "plots" / f"{checkpoint.name}_evaluate_{MODE}.png", checkpoint.name)

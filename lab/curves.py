@@ -33,7 +33,7 @@ def interval_lines(
         colour = PALETTE[k % len(PALETTE)]
         axes.errorbar(x, mean, [below, above], label=name, color=colour, marker="o", ms=4, capsize=2, lw=1.5)
     ticks = sorted({at for points in lines.values() for at in points})
-    ticks = ticks[:: math.ceil(len(ticks) / MOST_TICKS)]
+    ticks = ticks[:: max(1, math.ceil(len(ticks) / MOST_TICKS))]
     axes.set_xticks([place(at) for at in ticks], [f"{at:g}" for at in ticks])
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -75,9 +75,10 @@ def last_token_activations(
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         with routed(model, [route] * len(chunk)), residual_streams(model) as streams:
             model.base_model(**inputs, position_ids=batch.position_ids, use_cache=False)
-        for row, i in enumerate(chunk):
-            last = [stream[row, len(encoded[i]) - 1].cpu() for stream in streams]
-            found[i] = torch.stack(last).double().numpy()
+        rows, ends = torch.arange(len(chunk)), torch.tensor(batch.lengths) - 1
+        read = torch.stack([stream[rows, ends].cpu() for stream in streams], dim=1)  # [chunk, layers + 1, d]
+        for i, own in zip(chunk, read.double().numpy(), strict=True):
+            found[i] = own
     return np.stack(found, axis=1)
 
 

@@ -131,6 +131,12 @@ def test_evaluate_gives_behaviour_and_utility_of_a_checkpoint(scripts, checkpoin
     difference = both["base"]["minus_full"]["utility"][TASK]["acc"]["mean"]
     assert difference == pytest.approx(accuracy["mean"] - both["full"]["utility"][TASK]["acc"]["mean"])
     assert (checkpoint.parents[1] / "plots/mine_evaluate_both.png").stat().st_size > 10_000
+    scripts("all_caps/evaluate.py", "SPLIT=validation", "MODE=utility")
+    alone = results(checkpoint, "utility")
+    assert {mode: own["utility"] for mode, own in both.items()} == {
+        mode: own["utility"] for mode, own in alone.items()
+    }
+    assert "caps_rate" not in alone["full"]
 
 
 def test_behaviour_alone_is_what_the_task_gives_and_does_without_lm_eval(
