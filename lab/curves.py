@@ -1,5 +1,6 @@
 """Lines of intervals over something: shares of labels, examples, scales."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from lab.logs import moving_average, read_log
 from lab.plots import PALETTE, save_figure
 
 Curve = Mapping[float, Mapping[str, float]]
+MOST_TICKS = 16
 
 
 def interval_lines(
@@ -21,7 +23,7 @@ def interval_lines(
 ) -> None:
     """A line a name: intervals {"mean", "low", "high"} over x, which is drawn at `place`(x).
 
-    Lines stand `apart`, or their bars would cover one another. Every x gets a tick.
+    Lines stand `apart`, or their bars would cover one another. Every x gets a tick, but of many only some.
     """
     for k, (name, points) in enumerate(lines.items()):
         x = [place(at) + apart * (k - (len(lines) - 1) / 2) for at in points]
@@ -31,6 +33,7 @@ def interval_lines(
         colour = PALETTE[k % len(PALETTE)]
         axes.errorbar(x, mean, [below, above], label=name, color=colour, marker="o", ms=4, capsize=2, lw=1.5)
     ticks = sorted({at for points in lines.values() for at in points})
+    ticks = ticks[:: max(1, math.ceil(len(ticks) / MOST_TICKS))]
     axes.set_xticks([place(at) for at in ticks], [f"{at:g}" for at in ticks])
     axes.spines[["top", "right"]].set_visible(False)
 

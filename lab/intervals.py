@@ -26,12 +26,33 @@ def rate_interval(
     a width at 0 and 1. "n" is the number of units."""
     means = np.array([np.mean(row) for row in outcomes])
     groups = _groups(len(means), units)
-    p, count = float(means.mean()), _effective(groups)
     total = sum(len(row) for row in outcomes)
-    variance = _variance_of_mean(means, groups)
-    effective = count
+    return _wilson_interval(float(means.mean()), _variance_of_mean(means, groups), groups, total)
+
+
+def auc_interval(
+    higher: Sequence[float], lower: Sequence[float], units: Sequence[Hashable] | None = None
+) -> dict[str, float]:
+    """The chance that one of `higher` exceeds one of `lower`, ties counting half, and its 95% interval.
+
+    Returns {"mean", "low", "high", "n"}, n the number of units. This is the area under the ROC curve: how
+    well a value tells two kinds apart, wherever the threshold; 0.5 is chance. Both hold a value of every
+    prompt, in the same order. The variance is that of the units' totals of every prompt's parts of the area
+    (DeLong et al. 1988, doi 10.2307/2531595; for clusters Obuchowski 1997, doi 10.2307/2533958), and the
+    interval is Wilson's, as in `rate_interval`.
+    """
+    a, b = np.asarray(higher, dtype=float), np.asarray(lower, dtype=float)
+    groups = _groups(len(a), units)
+    exceeds = (a[:, None] > b) + 0.5 * (a[:, None] == b)  # [prompts of higher, prompts of lower]
+    variance = _variance_of_mean(exceeds.mean(1) + exceeds.mean(0), groups)
+    return _wilson_interval(float(exceeds.mean()), variance, groups, 2 * len(a))
+
+
+def _wilson_interval(p: float, variance: float, groups: np.ndarray, total: int) -> dict[str, float]:
+    """Wilson's interval at the effective sample size p(1-p) / variance, at most `total`."""
+    count = effective = _effective(groups)
     if variance > 0:
-        few = (_t(len(means)) / _t(count)) ** 2
+        few = (_t(len(groups)) / _t(count)) ** 2
         effective = min(max(few * p * (1 - p) / variance, count), total)
     low, high = wilson_bounds(p, effective)
     return {"mean": p, "low": low, "high": high, "n": int(groups.max()) + 1}

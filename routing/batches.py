@@ -76,6 +76,12 @@ class Batch:
         ]
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """BOS, if the tokenizer has one, and the prompt: what stands before every text, in training and later."""
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return bos + (tokenizer.encode(prompt, add_special_tokens=False) if prompt else [])
+
+
 def make_example(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
@@ -89,20 +95,19 @@ def make_example(
 
     The prompt is masked by construction: prompt and response are tokenised apart, so no re-tokenised prefix
     can be off by one. Raises BadInput if the response has no token, or none is left within max_length."""
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    prompt_ids = bos + (tokenizer.encode(prompt, add_special_tokens=False) if prompt else [])
+    before = prompt_ids(tokenizer, prompt)
     response_ids = tokenizer.encode(response, add_special_tokens=False)
     # EOS is a target too; but the first token of a text without a prompt is none
     if len(response_ids) < (1 if prompt else 2):
         raise BadInput(f"nothing to learn from {response!r}: a training text needs at least two tokens")
     # the first token of a text has nothing before it to be predicted from
-    prompt_length = max(len(prompt_ids), 1)
+    prompt_length = max(len(before), 1)
     if prompt_length >= max_length:
         raise BadInput(
             f"MAX_SEQ_LENGTH={max_length}: no token of the response is left "
             f"behind a prompt of {prompt_length} tokens"
         )
-    ids = prompt_ids + response_ids + [tokenizer.eos_token_id]
+    ids = before + response_ids + [tokenizer.eos_token_id]
     return Example(ids[:max_length], prompt_length, label, kind, size)
 
 

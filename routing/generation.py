@@ -16,6 +16,7 @@ from transformers import (
 
 from adapters import Route, TrainedLayer, routed
 from lab.errors import BadInput
+from routing.batches import prompt_ids
 from routing.distributed import gathered, own_share
 
 # The four usual modes, as what each row of a batch does with the two adapters.
@@ -81,8 +82,7 @@ def sample_modes(
             for name in modes
         }
     device = next(model.parameters()).device
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    if not bos and "" in prompts:
+    if tokenizer.bos_token_id is None and "" in prompts:
         raise BadInput(
             "this model's tokenizer has no BOS token, so there is nothing to sample from without a prompt"
         )
@@ -95,9 +95,7 @@ def sample_modes(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends or None,
     )
-    encoded = [
-        bos + (tokenizer.encode(prompt, add_special_tokens=False) if prompt else []) for prompt in prompts
-    ]
+    encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     per_pass = max(1, batch_size // len(modes))
     completions: dict[str, list[str]] = {name: [""] * len(prompts) for name in modes}
     by_length = own_share(model, sorted(range(len(prompts)), key=lambda i: len(encoded[i])))

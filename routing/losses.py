@@ -6,9 +6,10 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from adapters import Route, output_cosines, routed
-from routing.batches import IGNORE, Batch, Example, collate
+from routing.batches import IGNORE, Batch, Example, collate, prompt_ids
 from routing.cross_entropy import FrozenLinearCrossEntropy, frozen_head
 from routing.distributed import gathered, own_share
 
@@ -86,3 +87,21 @@ def held_out_losses(
     for i, loss in gathered([(i, losses[i]) for i in mine]):
         losses[i] = loss
     return losses
+
+
+def answer_log_likelihoods(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    route: Route,
+) -> list[list[float]]:
+    """The log-likelihood of every answer after every prompt, in nats, with the scales of `route`.
+
+    [prompts, answers]. It is that of the answer's own tokens; what follows the answer is left open.
+    """
+    before = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    after = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+    examples = [Example(prompt + answer, len(prompt)) for prompt in before for answer in after]
+    losses = iter(held_out_losses(model, examples, route))
+    return [[-len(answer) * next(losses) for answer in after] for _ in before]

@@ -109,3 +109,8 @@ def load_on_start(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     attach(model, config["adapter"])
     load_adapters(folder, model)
     return model.eval(), tokenizer, config
+
+
+def load_run(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """The model of any run's checkpoint, on its merged start if it had one: (model, tokenizer, config)."""
+    return load_on_start(folder) if "start" in read_config(folder) else load_checkpoint(folder)

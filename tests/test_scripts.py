@@ -243,7 +243,7 @@ def test_how_the_model_is_loaded_and_run(scripts, tmp_path, constants):
 
 
 # the modules of all_caps that are no scripts
-LIBRARY = ("stories", "scoring", "task", "methods", "claims", "judge", "rewards")
+LIBRARY = ("stories", "scoring", "task", "methods", "claims", "judge", "rewards", "perception", "choices")
 
 
 def test_every_script_has_cells_and_shows_its_constants_first():
