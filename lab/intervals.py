@@ -134,7 +134,8 @@ def crossed_difference(
 
     Returns {"mean", "low", "high", "n"}, n the number of seeds. Seeds and units are crossed: the variance of
     the mean is at most that between units plus that between seeds (Owen 2007, doi 10.1214/07-AOAS122), each
-    with its own degrees of freedom (Welch and Satterthwaite). `rates`: as in `paired_difference`. A single
+    with its own degrees of freedom (Welch and Satterthwaite), of the seeds alone where these vary more than the
+    units. `rates`: as in `paired_difference`. A single
     seed says nothing of other seeds: its interval is over prompts alone.
     """
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
@@ -151,7 +152,9 @@ def crossed_rate(
 ) -> dict[str, float]:
     """A rate over seeds and prompts, [seeds, prompts], with a 95% interval over both; n: number of seeds.
 
-    As `rate_interval`, with the variance of `crossed_difference`.
+    As `rate_interval`, with the variance of `crossed_difference`; but where seeds or units differ much, the
+    effective sample may be smaller than the number of units. So 0.02 of which one seed has all is less
+    certain than 0.00.
     """
     shares = np.asarray(outcomes, dtype=float)
     p, _, variance, freedom = _crossed(shares, units, 0.0)
