@@ -134,8 +134,8 @@ def crossed_difference(
 
     Returns {"mean", "low", "high", "n"}, n the number of seeds. Seeds and units are crossed: the variance of
     the mean is at most that between units plus that between seeds (Owen 2007, doi 10.1214/07-AOAS122), each
-    with its own degrees of freedom (Welch and Satterthwaite), of the seeds alone where these vary more than the
-    units. `rates`: as in `paired_difference`. A single
+    with its own degrees of freedom (Welch and Satterthwaite), of the seeds alone where these vary more than
+    the units. `rates`: as in `paired_difference`. A single
     seed says nothing of other seeds: its interval is over prompts alone.
     """
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
