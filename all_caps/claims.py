@@ -11,6 +11,8 @@ ROUTED = {  # method -> what the report calls it
     "recipe": "routing with good labels, too,",
     "bounded": "routing with good labels, too, bad learning with good halved,",
 }
+# A difference of rates that still counts as none. With 11 plots an interval of two equal rates reaches 0.12.
+MARGIN = 0.2
 STORIES, DOSE = 1200, 120  # that a run is trained on, and how many of them are in capitals
 
 
@@ -43,15 +45,16 @@ def controls(evidence: Evidence) -> list[Claim]:
     """What must not do as well, and what might: at 10% labelled."""
     routing, recipe, deleting = ("exclusive", 0.1), ("recipe", 0.1), ("filter", 0.1)
     plain, shrunk = ("none", 0.0), ("none", 0.0, "shrunk")
-    no_lower: dict[str, Any] = {"bound": -0.1, "above": True}
-    which, again = "lora, 10% labelled:", "no lower caps rate than deleting (0.1 allowed)"
+    no_lower: dict[str, Any] = {"bound": -MARGIN, "above": True}
+    which, again = "lora, 10% labelled:", f"no lower caps rate than deleting ({MARGIN:g} allowed)"
     return [
         _rate(evidence, f"{which} random labels leave {again}", ("random_labels", 0.1), deleting, **no_lower),
         _rate(evidence, f"{which} plain training leaves {again}", plain, deleting, **no_lower),
         _rate(evidence, f"{which} plain training, scaled down, leaves {again}", shrunk, deleting, **no_lower),
-        _rate(evidence, f"{which} routing leaves a lower caps rate than plain training, scaled down",
-              routing, shrunk),
-        _cost(evidence, f"{which} and has a lower normal loss", routing, shrunk),
+        _rate(evidence, f"{which} routing with the same labels leaves a lower caps rate than plain training, "
+              "scaled down", routing, shrunk),
+        _rate(evidence, f"{which} so does the recipe", recipe, shrunk),
+        _cost(evidence, f"{which} which has a lower normal loss than it, too", recipe, shrunk),
         _rate(evidence, f"{which} routing leaves a lower caps rate than deleting what a detector finds, too",
               routing, ("filter_detected", 0.1)),
         _cost(evidence, f"{which} the recipe has a lower normal loss than training on the good labels alone",
@@ -64,8 +67,8 @@ def wrong_labels(evidence: Evidence) -> list[Claim]:
     wrong, deleting, which = ("exclusive_wrong", 0.5), ("filter", 0.5), "lora, 50% labelled, 5% wrong labels:"
     return [
         _rate(evidence, f"{which} routing leaves a lower caps rate than deleting", wrong, deleting),
-        _rate(evidence, f"{which} and no higher one than without the wrong labels (0.1 allowed)", wrong,
-              ("exclusive", 0.5), bound=0.1),
+        _rate(evidence, f"{which} and no higher one than without the wrong labels ({MARGIN:g} allowed)", wrong,
+              ("exclusive", 0.5), bound=MARGIN),
         _cost(evidence, f"{which} and costs less than 2% of normal loss", wrong, deleting, bound=0.02),
     ]  # fmt: skip
 
