@@ -67,8 +67,8 @@ def wrong_labels(evidence: Evidence) -> list[Claim]:
     wrong, deleting, which = ("exclusive_wrong", 0.5), ("filter", 0.5), "lora, 50% labelled, 5% wrong labels:"
     return [
         _rate(evidence, f"{which} routing leaves a lower caps rate than deleting", wrong, deleting),
-        _rate(evidence, f"{which} and no higher one than without the wrong labels ({MARGIN:g} allowed)", wrong,
-              ("exclusive", 0.5), bound=MARGIN),
+        _rate(evidence, f"{which} and no higher one than without the wrong labels ({MARGIN:g} allowed)",
+              wrong, ("exclusive", 0.5), bound=MARGIN),
         _cost(evidence, f"{which} and costs less than 2% of normal loss", wrong, deleting, bound=0.02),
     ]  # fmt: skip
 
