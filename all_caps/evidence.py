@@ -11,6 +11,7 @@ from lab.constants import check_choice, override_constants
 
 PRESET = "cpu"  # an hour on two cores; "published": what docs/evidence holds; "gpu": the whole grid
 OUTPUT = "results/evidence"  # .jsonl, .csv, .md and .png; the published one: "../docs/evidence/all_caps"
+DTYPE = "auto"  # of the base; differs between machines, so the published cells have "bfloat16"
 WORKERS = 2  # runs at a time, which share the cores; 0: only the report of what is there
 COMMON = ["EVAL_SPLIT=test", "NUM_EVAL_PROMPTS=44", "PROBE_EVERY=0"]  # for every cell
 
@@ -56,7 +57,7 @@ PRESETS = {  # blocks of (adapter types, seeds, methods, shares labelled)
 }
 check_choice("PRESET", PRESET, PRESETS)
 script = HERE / "experiment_arms.py"
-cells = make_cells(script, "LABELED_BAD_PERCENTAGE", METHODS, PRESETS[PRESET], COMMON)
+cells = make_cells(script, "LABELED_BAD_PERCENTAGE", METHODS, PRESETS[PRESET], [*COMMON, f"DTYPE={DTYPE}"])
 
 # %% Running what is missing
 output = HERE / OUTPUT

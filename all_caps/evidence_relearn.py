@@ -14,6 +14,7 @@ METHODS_COMPARED = ["filter", "exclusive", "recipe"]  # beside never having seen
 LEARNERS = ["good", "fresh"]  # see experiment_relearn.py
 SEEDS = [0, 1, 2]
 OUTPUT = "results/relearning"  # .jsonl, .csv, .md, .png; published: "../docs/evidence/all_caps_relearning"
+DTYPE = "auto"  # of the base; differs between machines, so the published curves have "bfloat16"
 WORKERS = 2  # runs at a time, which share the cores; 0: only the report of what is there
 COMMON = ["EVAL_SPLIT=test", "NUM_EVAL_PROMPTS=44", "PROBE_EVERY=0"]  # for every checkpoint
 MARGIN = 0.05  # a higher mean rate that still counts as no higher
@@ -35,7 +36,9 @@ from lab.sweeps import Job, run_jobs
 logs = HERE / "results" / "relearning_logs"
 lora, (oracle, everything) = ("lora",), NEVER_SEEN
 blocks = [(lora, SEEDS, METHODS_COMPARED, (LABELED,)), (lora, SEEDS, (oracle,), (everything,))]
-starts = make_cells(HERE / "experiment_arms.py", "LABELED_BAD_PERCENTAGE", METHODS, blocks, COMMON)
+starts = make_cells(
+    HERE / "experiment_arms.py", "LABELED_BAD_PERCENTAGE", METHODS, blocks, [*COMMON, f"DTYPE={DTYPE}"]
+)
 # the base model comes with any checkpoint
 base = [("base, fresh", "base", "fresh")] if "fresh" in LEARNERS else []
 cells, common = [], (f"NUM_EXAMPLES={NUM_EXAMPLES}", "SPLIT=test", *COMMON_RELEARNING)

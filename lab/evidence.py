@@ -127,10 +127,11 @@ class Evidence:
         table = io.StringIO()
         names = list(self.measures)
         writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["method", "labeled", "adapter_type", "seed", "mode", *names, "constants"])
+        writer.writerow(["method", "labeled", "adapter_type", "seed", "mode", *names, "dtype", "constants"])
         for record in self.records:
             for mode, values in record["values"].items():
                 means = [f"{np.mean(values[name]):.4f}" if name in values else "" for name in names]
                 head = [record[name] for name in ("method", "labeled", "adapter_type", "seed")]
-                writer.writerow([*head, mode, *means, record["given"]])
+                dtype = record["constants"].get("DTYPE", "")
+                writer.writerow([*head, mode, *means, dtype, record["given"]])
         write_text(path, table.getvalue())

@@ -71,9 +71,11 @@ class Store:
         """The record that was made with the cell's constants.
 
         A constant that the script got since then does not count, unless the cell gives it: it is taken to
-        have changed nothing at its default.
+        have changed nothing at its default. DTYPE="auto" asks for any: it differs between machines.
         """
         now = _that_count(constants_as_run(cell.job))
+        if now.get("DTYPE") == "auto":
+            del now["DTYPE"]
         given = {constant.split("=", 1)[0] for constant in cell.job.constants} & now.keys()
         for record in self.records:
             made = record["constants"]
@@ -83,9 +85,15 @@ class Store:
         return None
 
     def put(self, cell: Cell) -> None:
-        """Store what the cell's run left in its eval.json, and write the file."""
-        result = cell.job.script.parent / "results" / cell.job.run / "eval.json"
-        made = json.loads(result.read_text(encoding="utf-8"))
+        """Store what the cell's run left in its eval.json, and write the file.
+
+        DTYPE="auto" is kept as what it came to, which the run's checkpoint says.
+        """
+        folder = cell.job.script.parent
+        made = json.loads((folder / "results" / cell.job.run / "eval.json").read_text(encoding="utf-8"))
+        checkpoint = folder / "checkpoints" / cell.job.run / "config.json"
+        if made["constants"].get("DTYPE") == "auto" and checkpoint.exists():
+            made["constants"]["DTYPE"] = json.loads(checkpoint.read_text(encoding="utf-8"))["base_dtype"]
         record = {
             "constants": _that_count(made["constants"]),
             "values": {

@@ -11,6 +11,7 @@ from lab.constants import check_choice, override_constants
 
 PRESET = "cpu"  # an hour on two cores; "published": what docs/evidence holds; "gpu": the whole grid
 OUTPUT = "results/evidence"  # .jsonl, .csv, .md and .png; the published one: "../docs/evidence/mbpp"
+DTYPE = "auto"  # of the base: whichever this machine computes faster, and whatever kept cells had
 WORKERS = 2  # runs at a time, which share the cores; 0: only the report of what is there
 COMMON = ["EVAL_SPLIT=test", "PROBE_EVERY=0", "LABELED_RETAIN_PERCENTAGE=0.5"]  # for every cell
 
@@ -52,7 +53,7 @@ PRESETS = {  # blocks of (adapter types, seeds, methods, shares labelled)
 }
 check_choice("PRESET", PRESET, PRESETS)
 script = HERE / "experiment_arms.py"
-cells = make_cells(script, "LABELED_FORGET_PERCENTAGE", METHODS, PRESETS[PRESET], COMMON)
+cells = make_cells(script, "LABELED_FORGET_PERCENTAGE", METHODS, PRESETS[PRESET], [*COMMON, f"DTYPE={DTYPE}"])
 
 # %% Running what is missing
 output = HERE / OUTPUT

@@ -106,6 +106,20 @@ def test_a_store_keeps_what_was_measured(tmp_path):
     assert len(Store(tmp_path / "cells.jsonl").records) == 9
     given = replace(cells[0], job=replace(cells[0].job, constants=(*cells[0].job.constants, "NEW=1")))
     assert again.find(given) is None
+    # a dtype that a machine chose is kept, and asked for only where the cell gives one
+    script.write_text(text.replace("# %%", 'DTYPE = "auto"\n# %%'))
+    made = json.loads((tmp_path / "results" / cells[0].job.run / "eval.json").read_text())
+    made["constants"]["DTYPE"] = "auto"
+    (tmp_path / "results" / cells[0].job.run / "eval.json").write_text(json.dumps(made))
+    (tmp_path / "checkpoints" / cells[0].job.run).mkdir(parents=True)
+    (tmp_path / "checkpoints" / cells[0].job.run / "config.json").write_text('{"base_dtype": "bfloat16"}')
+    fresh = Store(tmp_path / "fresh.jsonl")
+    fresh.put(cells[0])
+    assert fresh.records[0]["constants"]["DTYPE"] == "bfloat16" and fresh.find(cells[0])
+    for dtype, there in (("bfloat16", True), ("float32", False)):
+        constants = (*cells[0].job.constants, f"DTYPE={dtype}")
+        asked = replace(cells[0], job=replace(cells[0].job, constants=constants))
+        assert bool(fresh.find(asked)) == there
     assert cells[0].job.constants == (
         "LABELED=0.5", "ADAPTER_TYPE=lora", "SEED=0", "PROBE_EVERY=0", "ARM=filter",
     )  # fmt: skip
@@ -149,8 +163,8 @@ def test_what_the_cells_show(tmp_path):
     assert left_out(evidence) == "Not measured: evidence_route_100_lora_seed1."
     evidence.write_csv(tmp_path / "cells.csv")
     rows = (tmp_path / "cells.csv").read_text().splitlines()
-    assert rows[0] == "method,labeled,adapter_type,seed,mode,rate,loss,constants" and len(rows) == 15
-    assert rows[1].startswith("filter,0.5,lora,0,kept,1.0000,2.0000,LABELED=0.5")
+    assert rows[0] == "method,labeled,adapter_type,seed,mode,rate,loss,dtype,constants" and len(rows) == 15
+    assert rows[1].startswith("filter,0.5,lora,0,kept,1.0000,2.0000,,LABELED=0.5")
 
 
 def weights_of(folder, name: str) -> dict:
