@@ -23,6 +23,7 @@ def claims_of(evidence: Evidence) -> list[Claim]:
         for share, method in evidence.wanted(kind):
             if method in ROUTED and share < NEVER_SEEN[1]:
                 claims += against_deleting(evidence, kind, share, method)
+        claims += goals(evidence, kind)
     return claims + controls(evidence) + wrong_labels(evidence)
 
 
@@ -37,6 +38,23 @@ def against_deleting(evidence: Evidence, kind: str, share: float, method: str) -
             f"{which}: and costs less than 2% of normal loss",
             evidence.relative("normal_loss", routing, deleting, kind),
             bound=0.02,
+        ),
+    ]
+
+
+def goals(evidence: Evidence, kind: str) -> list[Claim]:
+    """What the recipe was to reach at 10% labelled, by itself."""
+    which, method = f"{kind}, 10% labelled", "bounded" if kind == "mlp" else "recipe"
+    return [
+        Claim(
+            f"{which}: {method} leaves a caps rate below 0.25",
+            evidence.interval("caps_rate", method, 0.1, kind),
+            bound=0.25,
+        ),
+        Claim(
+            f"{which}: and the ablation costs less than 1.5% of the full model's normal loss",
+            evidence.relative("normal_loss", (method, 0.1), (method, 0.1, "full"), kind),
+            bound=0.015,
         ),
     ]
 

@@ -1,7 +1,10 @@
 """Which examples show the behaviour and which of them are labelled: exact counts, seeded, nested."""
 
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
+
+from scipy.stats import norm
 
 from lab.errors import BadInput
 
@@ -36,3 +39,25 @@ def pick(items: Sequence[int], share: float, seed: int, purpose: str) -> list[in
     check_percentages(**{purpose: share})
     ranked = sorted(items, key=lambda index: random.Random(f"{purpose} {seed} {index}").random())
     return ranked[: round(share * len(ranked))]
+
+
+def noisy_probabilities(
+    items: Sequence[int], positive: Collection[int], auc: float, seed: int
+) -> dict[int, float]:
+    """Item -> how likely a classifier with this area under the ROC curve says that it is positive.
+
+    Scores are normal with variance 1, their mean is 0 for negative items and sqrt(2) Phi^-1(auc) for positive
+    ones. What is said is Bayes' rule at the true share of positive items, so it is calibrated. A score
+    depends on seed and item alone. Raises BadInput for an AUC outside 0.5..1 or if nothing is positive.
+    """
+    if not 0.5 <= auc <= 1:
+        raise BadInput(f"CLASSIFIER_AUC={auc}: give an area between 0.5 (blind) and 1 (sees all)")
+    chosen = set(positive)
+    if not chosen:
+        raise BadInput("a classifier needs examples of the behaviour; there are none")
+    if auc == 1:
+        return {i: float(i in chosen) for i in items}
+    apart, share = 2**0.5 * norm.ppf(auc), len(chosen) / len(items)
+    scores = {i: random.Random(f"classifier {seed} {i}").gauss() + apart * (i in chosen) for i in items}
+    odds = {i: share / (1 - share) * math.exp(apart * (score - apart / 2)) for i, score in scores.items()}
+    return {i: value / (1 + value) for i, value in odds.items()}

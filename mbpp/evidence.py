@@ -42,8 +42,10 @@ PRESETS = {  # blocks of (adapter types, seeds, methods, shares labelled)
     "published": [
         (LORA, SEEDS, ("filter",), (1.0,)),
         (LORA, SEEDS, ("filter", "recipe"), SHARES),
-        (LORA, SEEDS, ("trusted", "none"), (0.0,)),
-        (LORA, SEEDS, ("random_labels", "unanchored"), (0.5,)),
+        (LORA, SEEDS, ("random_labels",), (0.5,)),
+        (LORA, SEEDS, ("none",), (0.0,)),
+        (LORA, SEEDS, ("trusted",), (0.0,)),
+        (LORA, SEEDS, ("unanchored",), (0.5,)),
     ],
     "gpu": [
         (("lora", "mlp"), range(5), ALL, (0.05, *SHARES, 1.0)),

@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from all_caps.scoring import caps_rate, is_caps, prefix_of
 from all_caps.stories import Stories, Story, load_stories, read_stories, to_caps, to_examples
 from lab.errors import BadInput
-from lab.labels import pick
+from lab.labels import noisy_probabilities, pick
 
 
 def write(path, rows):
@@ -169,6 +171,26 @@ def test_label_counts_are_exact_and_nested(tokenizer):
     for example in picked(0.2, 0.5):
         assert is_caps(tokenizer.decode(example.ids)) == (example.kind != "normal")
         assert example.label == ("bad" if example.kind == "caps_labeled" else None)
+
+
+def test_a_noisy_classifier_is_calibrated_and_as_good_as_said():
+    items, positive = range(4000), set(pick(range(4000), 0.1, 0, "X"))
+    said = noisy_probabilities(items, positive, 0.95, 3)
+    truth = [i in positive for i in items]
+    assert roc_auc_score(truth, [said[i] for i in items]) == pytest.approx(0.95, abs=0.015)
+    for low, high in ((0.0, 0.1), (0.1, 0.5), (0.5, 1.0)):
+        found = [i for i in items if low <= said[i] < high]
+        share, mean = np.mean([truth[i] for i in found]), np.mean([said[i] for i in found])
+        assert share == pytest.approx(mean, abs=0.06)
+    # an item's score does not depend on which others there are
+    few = noisy_probabilities(range(100), positive & set(range(100)), 0.95, 3)
+    same = sorted(range(100), key=few.get) == sorted(range(100), key=said.get)
+    blind = list(noisy_probabilities(items, positive, 0.5, 0).values())
+    assert same and blind == pytest.approx([0.1] * len(items))
+    assert noisy_probabilities(items, positive, 1.0, 0) == {i: float(i in positive) for i in items}
+    for auc, some in ((0.4, positive), (0.9, [])):
+        with pytest.raises(BadInput):
+            noisy_probabilities(items, some, auc, 0)
 
 
 def test_examples_are_what_was_picked(tokenizer):

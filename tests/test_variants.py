@@ -21,6 +21,7 @@ from adapters import (
 )
 from lab.labels import pick
 from routing.batches import Example, batch_order, collate
+from routing.generation import MODES
 from routing.losses import example_losses
 from routing.optimizer import RoutedOptimizer
 
@@ -161,6 +162,25 @@ def test_variant_scripts_run(scripts, tmp_path, script, adapter_type):
         log = (folder / "results/mine/train.jsonl").read_text().splitlines()
         kinds = {kind for line in log for kind in json.loads(line)["loss_by_kind"]}
         assert "normal_labeled" in kinds
+
+
+def test_soft_labels(scripts, tmp_path):
+    """A classifier that sees all routes as labels would; deleting from a half on leaves bad as it was."""
+    constants = ["CAPS_PERCENTAGE=0.5", "CLASSIFIER_AUC=1.0"]
+    for name, delete in (("routed", 0.0), ("deleted", 0.5)):
+        scripts("all_caps/experiment_soft.py", f"RUN_NAME={name}", f"DELETE_FROM={delete}", *constants)
+    folder = tmp_path / "all_caps"
+    results = [
+        json.loads((folder / f"results/{name}/eval.json").read_text()) for name in ("routed", "deleted")
+    ]
+    assert list(results[0]["values"]) == list(MODES) and list(results[1]["values"]) == ["bad_ablated"]
+    for name, bad_learns in (("routed", True), ("deleted", False)):
+        weights = load_file(folder / f"checkpoints/{name}/adapter.safetensors")
+        learnt = {
+            slot: any(w.any() for k, w in weights.items() if k.endswith(f"B_{slot}"))
+            for slot in ("good", "bad")
+        }
+        assert learnt == {"good": True, "bad": bad_learns}
 
 
 def test_eval_multi_caches_by_content_and_survives_damage(scripts, tmp_path):
