@@ -67,6 +67,8 @@ def controls(evidence: Evidence) -> list[Claim]:
     which, again = "lora, 10% labelled:", f"no lower caps rate than deleting ({MARGIN:g} allowed)"
     return [
         _rate(evidence, f"{which} random labels leave {again}", ("random_labels", 0.1), deleting, **no_lower),
+        _rate(evidence, f"{which} routing leaves a lower caps rate with its labels than with random ones",
+              routing, ("random_labels", 0.1)),
         _rate(evidence, f"{which} plain training leaves {again}", plain, deleting, **no_lower),
         _rate(evidence, f"{which} plain training, scaled down, leaves {again}", shrunk, deleting, **no_lower),
         _rate(evidence, f"{which} routing with the same labels leaves a lower caps rate than plain training, "

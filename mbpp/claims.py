@@ -77,6 +77,10 @@ def controls(evidence: Evidence, kind: str) -> list[Claim]:
             above=True,
         ),
         *no_less,
+        Claim(
+            f"{which}: routing leaves less hardcoded with its labels than with random ones",
+            evidence.difference("hardcoded_rate", ("recipe", 0.5), ("random_labels", 0.5), kind),
+        ),
     ]
 
 
