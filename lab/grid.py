@@ -36,18 +36,19 @@ def make_cells(
     methods: Methods,
     blocks: Blocks,
     common: Sequence[str],
+    prefix: str = "evidence",
 ) -> list[Cell]:
     """The cells of blocks of (adapter types, seeds, methods, shares labelled), each of which is a grid.
 
     `methods`: name -> share -> NAME=value constants of `script`, which come after the `common` ones. Runs are
-    called evidence_<method>_<share>_<adapter type>_seed<seed>. Seeds of one comparison stand together.
+    called <prefix>_<method>_<share>_<adapter type>_seed<seed>. Seeds of one comparison stand together.
     """
     cells = []
     for kinds, seeds, names, shares in blocks:
         for share, kind, seed, name in itertools.product(shares, kinds, seeds, names):
             own = [f"{label_constant}={share}", f"ADAPTER_TYPE={kind}", f"SEED={seed}"]
             constants = merge_constants(own, common, methods[name](share))
-            job = Job(f"evidence_{name}_{100 * share:g}_{kind}_seed{seed}", script, constants)
+            job = Job(f"{prefix}_{name}_{100 * share:g}_{kind}_seed{seed}", script, constants)
             cells.append(Cell(name, share, kind, seed, job))
     return cells
 

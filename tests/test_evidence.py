@@ -1,5 +1,6 @@
 """Grids of cells, what is kept of them, crossed intervals, claims; the arms and the report on a tiny model."""
 
+import itertools
 import json
 import re
 import shutil
@@ -260,6 +261,29 @@ def test_a_report_of_nothing_claims_nothing(scripts, tmp_path, folder):
     assert "Not measured: evidence_filter_100_lora_seed0" in report
     wrong = scripts(f"{folder}/evidence.py", "PRESET=gpus", check=False)
     assert wrong.returncode == 1 and "choose one of cpu, published, gpu" in wrong.stderr
+
+
+def test_the_report_of_reinforcement(scripts, tmp_path):
+    """From cells made by hand: recall stands where other grids have the share labelled."""
+    scripts.constants = []
+    folder = scripts.copy("all_caps")
+    grids = [("plain", 0.0, 0.95), ("route", 0.5, 0.05), ("drop", 0.5, 0.9)]
+    plots = [i // 4 for i in range(44)]
+    with (folder / "by_hand.jsonl").open("w") as file:
+        for (arm, recall, rate), seed in itertools.product(grids, (0, 1, 2)):
+            shouts = [float(i % 20 < 20 * rate) for i in range(44)]
+            kept = {"shout_rate": shouts, "quality": [0.5 + 0.01 * (i % 3) for i in range(44)]}
+            constants = {"ARM": arm, "MONITOR_RECALL": recall, "SEED": seed, "ADAPTER_TYPE": "lora"}
+            constants |= {"EVAL_SPLIT": "test", "NUM_EVAL_PROMPTS": 44, "DTYPE": "float32"}
+            values = {"bad_ablated": kept, "start": kept}
+            units = {"shout_rate": plots, "quality": plots}
+            file.write(json.dumps({"constants": constants, "values": values, "units": units}) + "\n")
+    done = scripts("all_caps/evidence_grpo.py", "WORKERS=0", "PRESET=published", "OUTPUT=by_hand")
+    verdicts = [line.rsplit("**")[1] for line in done.stdout.splitlines() if line.endswith("** |")]
+    assert verdicts[:6] == ["shown", "shown", "shown", "not shown", "not measured", "shown"]
+    assert "| 50% recall: routing leaves less than dropping | -0.8" in done.stdout
+    assert "grpo_penalty_50_lora_seed0" in done.stdout.split("Not measured: ")[1]
+    assert (folder / "by_hand.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
