@@ -40,6 +40,7 @@ from lab.errors import BadInput
 from lab.files import write_json
 from lab.intervals import rate_interval
 from lab.labels import pick
+from lab.lock import hold
 from lab.relearning import by_prompt, doublings, plot_relearning, relearning_summary
 from lab.runs import refuse_other_constants
 from routing.batches import collate
@@ -61,6 +62,7 @@ checkpoint = HERE / CHECKPOINT
 mixed = f"_mixed{NORMAL_SHARE:g}" if NORMAL_SHARE else ""
 name = RUN_NAME or f"{checkpoint.name}_{START}_{LEARNER}{mixed}_relearnseed{SEED}"
 output, constants = HERE / "results" / name / "eval.json", {**CONSTANTS, "SCRIPT": Path(__file__).stem}
+hold(output.parent)
 if output.exists():
     refuse_other_constants(output, json.loads(output.read_text())["constants"], constants, "Delete that file")
 torch.manual_seed(SEED)

@@ -46,6 +46,7 @@ from all_caps.task import COLUMNS, for_evidence, measure
 from lab.errors import BadInput
 from lab.files import write_json
 from lab.labels import pick
+from lab.lock import hold
 from lab.modes import mode_intervals
 from lab.runs import refuse_other_constants
 from lab.tables import format_table
@@ -58,6 +59,7 @@ checkpoint = HERE / CHECKPOINT
 share = f"{100 * LABELED_BAD_PERCENTAGE:g}"
 name = RUN_NAME or f"{checkpoint.name}_{METHOD}_labeled{share}_unlearnseed{SEED}"
 output, constants = HERE / "results" / name / "eval.json", {**CONSTANTS, "SCRIPT": Path(__file__).stem}
+hold(output.parent)
 if output.exists():
     refuse_other_constants(output, json.loads(output.read_text())["constants"], constants, "Delete that file")
 torch.manual_seed(SEED)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.files import write_text
+from lab.lock import held
 from lab.sweeps import Job, constants_as_run, is_procedure, merge_constants, run_jobs
 
 
@@ -116,7 +117,8 @@ def _that_count(constants: Mapping[str, Any]) -> dict[str, Any]:
 def run_cells(cells: Sequence[Cell], store: Store, logs: Path, workers: int) -> list[Cell]:
     """Run the cells that the store does not have, `workers` at a time; returns those that failed.
 
-    With 0 workers none is run: the report is then of what is there.
+    With 0 workers none is run: the report is then of what is there. Raises BadInput if another process runs
+    cells of this store.
     """
     cells = list(dict.fromkeys(cells))
     missing = {cell.job: cell for cell in cells if not store.find(cell)}
@@ -124,5 +126,6 @@ def run_cells(cells: Sequence[Cell], store: Store, logs: Path, workers: int) -> 
         print(f"{len(cells) - len(missing)} of {len(cells)} cells are in {store.path.name} already")
     if not workers:
         return []
-    failed = run_jobs(list(missing), logs, workers, lambda job: store.put(missing[job]))
+    with held(store.path):
+        failed = run_jobs(list(missing), logs, workers, lambda job: store.put(missing[job]))
     return [missing[job] for job in failed]

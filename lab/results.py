@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.files import write_json
+from lab.lock import hold
 from lab.runs import read_config
 
 # whose releases may change a number
@@ -65,10 +66,12 @@ def sources_hash(task: Path) -> str:
 class ResultsCache:
     """Entries {name: {"key": ..., **result}} in a JSON file.
 
-    It is rewritten, atomically, after every change.
+    It is rewritten, atomically, after every change. This process holds it (`lab.lock`): raises BadInput if
+    another one does.
     """
 
     def __init__(self, path: Path):
+        hold(path)
         self.path = path
         self.entries: dict[str, dict[str, Any]] = {}
         if path.exists():

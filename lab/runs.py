@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.constants import Constants, is_bookkeeping
 from lab.errors import BadInput
+from lab.lock import hold
 
 CONFIG = "config.json"
 # the constants of a run that has begun and not ended
@@ -45,7 +46,8 @@ def open_run(script: str, variant: str, constants: Constants, name_parts: Mappin
     """The run of `script` (its `__file__`) with these constants. RUN_NAME names it, or else `run_name`.
 
     Its constants get one more, SCRIPT: two scripts may differ in nothing else. Raises BadInput for a number
-    that is too small, and if a run of that name has other constants: nothing is overwritten silently."""
+    that is too small, if a run of that name has other constants, and if another process is working on it:
+    nothing is overwritten silently. From here on this process holds the run (`lab.lock`)."""
     for name, value in constants.items():
         least = 2 if name.endswith("SEQ_LENGTH") else 1 if "NUM_" in name or name in COUNTS else None
         if least is not None and value < least:
@@ -54,6 +56,7 @@ def open_run(script: str, variant: str, constants: Constants, name_parts: Mappin
             raise BadInput(f"{name}={value}: give seconds, more than 0")
     name = constants["RUN_NAME"] or run_name(variant, constants, name_parts)
     run = Run(name, Path(script).parent, {**constants, "SCRIPT": Path(script).stem})
+    hold(run.results)
     if not constants["RESUME"]:
         refuse_to_overwrite(run)
     return run

@@ -22,6 +22,7 @@ from lab import defaults
 from lab.constants import constants_of, is_bookkeeping, override_constants
 from lab.errors import BadInput
 from lab.files import write_json, write_text
+from lab.lock import hold, working_on
 from lab.plots import plot_comparison
 from lab.results import ResultsCache
 from lab.runs import saved_constants
@@ -113,10 +114,10 @@ def run_jobs(
         running = {pool.submit(_run, job, logs / f"{job.run}.log", environment): job for job in open_jobs}
         try:
             for future in tqdm(as_completed(running), total=len(running), desc="sweep", unit="run"):
-                job = running[future]
-                if future.result() or not is_complete(job):
+                job, reason = running[future], future.result()
+                if reason or not is_complete(job):
                     failed.append(job)
-                    tqdm.write(f"failed: {job.run} (see {logs / job.run}.log)")
+                    tqdm.write(f"failed: {job.run} ({reason or f'see {logs / job.run}.log'})")
                 elif finished:
                     finished(job)
         except BaseException:
@@ -126,8 +127,11 @@ def run_jobs(
     return [job for job in jobs if job in failed]
 
 
-def _run(job: Job, log: Path, environment: Mapping[str, str]) -> int:
-    """Run a job as a process; returns its exit code."""
+def _run(job: Job, log: Path, environment: Mapping[str, str]) -> str | None:
+    """Run a job as a process; returns why it failed."""
+    # after a kill of a sweep its runs go on
+    if reason := working_on(job.script.parent / "results" / job.run):
+        return reason
     # a run of other constants is trained again; one that was interrupted, or not evaluated, goes on
     checkpoint = job.script.parent / "checkpoints" / job.run
     saved = saved_constants(checkpoint)
@@ -140,9 +144,10 @@ def _run(job: Job, log: Path, environment: Mapping[str, str]) -> int:
     if "RESUME" in constants_as_run(job):
         command.append(f"RESUME={resume}")
     with log.open("w", encoding="utf-8") as output:
-        return subprocess.run(
+        code = subprocess.run(
             command, cwd=job.script.parent, env=environment, stdout=output, stderr=subprocess.STDOUT
         ).returncode
+    return f"see {log}" if code else None
 
 
 def run_sweep(
@@ -159,7 +164,8 @@ def run_sweep(
 
     A condition is (name, script, constants). Evaluation is the same for all runs. Writes, under `folder`,
     results/<output>_{results,summary}.json and _table.md, and plots/<output>_plot.png and _seeds_plot.png.
-    Exits with a message that names the runs that failed, after the others are finished.
+    Exits with a message that names the runs that failed, after the others are finished. Raises BadInput if
+    another process makes a sweep of this `output`.
     """
     jobs = {
         (adapter_type, name, seed): Job(
@@ -172,6 +178,7 @@ def run_sweep(
         for name, script, constants in conditions
     }
     logs = folder / "results" / f"{output}_logs"
+    hold(folder / "results" / output)
     failed = run_jobs(list(jobs.values()), logs)
     names = [job.run for job in jobs.values() if job not in failed]
     if not names:

@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from all_caps.stories import read_stories
+from lab.lock import release_all
 from routing.assets import DATA
 
 torch.set_num_threads(1)  # tiny models gain nothing from threads, and the tests themselves run side by side
@@ -215,6 +216,8 @@ def run_here(folder: Path, script: str, arguments: list[str]) -> Done:
         finally:
             sys.argv, sys.excepthook = before[:2]
             os.chdir(before[2])
+            # as the end of a process does
+            release_all()
             sys.path[:] = before[3]
             # what a script found beside it is not the next one's
             for name, module in list(sys.modules.items()):
