@@ -102,8 +102,8 @@ shouting rollouts, its recall (the column "labelled" below).
 - *random_flags* is *route* with as many flags, on any rollouts.
 
 Every arm begins at the same start and takes the same number of steps. Measured is what is kept (for *route*
-and *random_flags*: with bad ablated) on stories of plots that training never met, test split. Means over seeds
-and stories, 95% intervals over seeds and plots.
+and *random_flags*: with bad ablated) on stories of plots that training never met, test split. Means over
+seeds and stories, 95% intervals over seeds and plots.
 
 ![Shouting and true quality over the monitor's recall]({output.name}.png)
 
