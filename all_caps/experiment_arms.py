@@ -6,7 +6,7 @@ or `uv run python experiment_arms.py [CONSTANT=value ...]` in this folder.
 
 # %% Constants
 from lab.constants import check_choice, override_constants
-from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
+from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE, REPORT_TO
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
 STORIES = "embedded:stories"
@@ -54,11 +54,10 @@ import torch
 from adapters import Route, routed
 from all_caps.stories import load_stories, to_examples
 from all_caps.task import COLUMNS, NAME_PARTS, for_evidence, measure
-from lab.files import write_json
 from lab.labels import pick
 from lab.modes import mode_intervals
 from lab.plots import plot_training
-from lab.runs import open_run
+from lab.runs import open_run, write_results
 from lab.tables import format_table
 from routing.batches import announce
 from routing.checkpoints import save_checkpoint
@@ -70,7 +69,7 @@ from routing.optimizer import RoutedOptimizer
 from routing.probes import TrainingLog, probe_every
 from routing.stream import training_stream
 
-run = open_run(__file__, ARM, CONSTANTS, NAME_PARTS)
+run = open_run(__file__, ARM, CONSTANTS, NAME_PARTS, REPORT_TO)
 torch.manual_seed(SEED)
 model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
 attach_adapters(
@@ -156,5 +155,5 @@ measured = measure(
 plots = [story.plot for story in held_out]
 modes = mode_intervals(measured, plots)
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
-results = {"modes": modes, **for_evidence(measured, plots), "detected": detected, "constants": run.constants}
-write_json(run.results / "eval.json", results)
+results = {"modes": modes, **for_evidence(measured, plots), "detected": detected}
+write_results(run, results)

@@ -6,7 +6,7 @@ experiment_frontload.py [CONSTANT=value ...]` in this folder.
 
 # %% Constants
 from lab.constants import override_constants
-from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
+from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE, REPORT_TO
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
 STORIES = "embedded:stories"
@@ -50,10 +50,9 @@ import torch
 from adapters import Route, routed
 from all_caps.stories import load_stories, to_examples
 from all_caps.task import COLUMNS, NAME_PARTS, evaluate
-from lab.files import write_json
 from lab.labels import pick
 from lab.plots import plot_modes, plot_training
-from lab.runs import open_run
+from lab.runs import open_run, write_results
 from lab.tables import format_table
 from routing.checkpoints import save_checkpoint
 from routing.generation import MODES
@@ -63,7 +62,7 @@ from routing.optimizer import RoutedOptimizer
 from routing.probes import TrainingLog, probe_every
 from routing.stream import training_stream
 
-run = open_run(__file__, "frontload", CONSTANTS, {**NAME_PARTS, "FRONTLOAD_PERCENTAGE": "front"})
+run = open_run(__file__, "frontload", CONSTANTS, {**NAME_PARTS, "FRONTLOAD_PERCENTAGE": "front"}, REPORT_TO)
 torch.manual_seed(SEED)
 model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
 attach_adapters(
@@ -115,5 +114,5 @@ plot_training(log.path, run.plot("training"), run.name)
 sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, "seed": SEED}
 modes = evaluate(model, tokenizer, held_out, MODES, max_length=EVAL_SEQ_LENGTH, **sampling)
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
-write_json(run.results / "eval.json", {"modes": modes, "constants": run.constants})
+write_results(run, {"modes": modes})
 plot_modes(modes, COLUMNS, run.plot("eval"), run.name)

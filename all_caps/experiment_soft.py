@@ -5,7 +5,7 @@ Run the cells top to bottom, or `uv run python experiment_soft.py [CONSTANT=valu
 
 # %% Constants
 from lab.constants import override_constants
-from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
+from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE, REPORT_TO
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
 STORIES = "embedded:stories"
@@ -46,11 +46,10 @@ import torch
 from adapters import Route, routed
 from all_caps.stories import load_stories, to_examples
 from all_caps.task import COLUMNS, for_evidence, measure
-from lab.files import write_json
 from lab.labels import noisy_probabilities, pick
 from lab.modes import mode_intervals
 from lab.plots import plot_modes, plot_training
-from lab.runs import open_run
+from lab.runs import open_run, write_results
 from lab.tables import format_table
 from routing.checkpoints import save_checkpoint
 from routing.generation import MODES
@@ -61,7 +60,7 @@ from routing.probes import TrainingLog, probe_every
 from routing.stream import training_stream
 
 names = {"CAPS_PERCENTAGE": "caps", "CLASSIFIER_AUC": "auc", "DELETE_FROM": "delete"}
-run = open_run(__file__, "soft", CONSTANTS, names)
+run = open_run(__file__, "soft", CONSTANTS, names, REPORT_TO)
 torch.manual_seed(SEED)
 model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
 attach_adapters(
@@ -116,5 +115,5 @@ plots = [story.plot for story in held_out]
 modes = mode_intervals(measured, plots)
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
 results = {"modes": modes, **for_evidence(measured, plots)}
-write_json(run.results / "eval.json", {**results, "constants": run.constants})
+write_results(run, results)
 plot_modes(modes, COLUMNS, run.plot("eval"), run.name)

@@ -20,7 +20,7 @@ def is_bookkeeping(name: str) -> bool:
 # The gradient is the same however little memory it is computed in,
 # and programs are judged alike wherever they run.
 MEMORY = ("MICRO_BATCH_SIZE", "GRADIENT_CHECKPOINTING")
-BOOKKEEPING = ("RESUME", "RUN_NAME", "SAVE_EVERY", "PROBE_EVERY", "SANDBOX", *MEMORY)
+BOOKKEEPING = ("RESUME", "RUN_NAME", "SAVE_EVERY", "PROBE_EVERY", "SANDBOX", "REPORT_TO", *MEMORY)
 
 
 def constants_of(namespace: dict[str, Any]) -> dict[str, Any]:

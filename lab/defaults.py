@@ -15,3 +15,5 @@ GRADIENT_CHECKPOINTING = False
 MICRO_BATCH_SIZE = 0
 # how attention is computed: "sdpa", "eager", "flash_attention_2"
 ATTENTION = "sdpa"
+# a tracker that gets the numbers of train.jsonl and eval.json as well: "trackio", "wandb" or "tensorboard"
+REPORT_TO = ""

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from lab.files import is_writer, write_text
+from lab.trackers import report
 
 
 class JsonLines:
     """Appends a line a step.
 
-    A resumed run drops the lines of steps that it runs again and goes on behind the others.
+    A resumed run drops the lines of steps that it runs again and goes on behind the others. Lines of a
+    `tracked` log also go where REPORT_TO says.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, tracked: bool = False):
         self.path = path
+        self.tracked = tracked
         self.started = False
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -30,6 +33,8 @@ class JsonLines:
             self.started = True
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}, default=float) + "\n")
+        if self.tracked:
+            report(self.path, values, step)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

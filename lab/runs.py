@@ -8,7 +8,9 @@ from typing import Any
 
 from lab.constants import Constants, is_bookkeeping
 from lab.errors import BadInput
+from lab.files import write_json
 from lab.lock import hold
+from lab.trackers import report, track
 
 CONFIG = "config.json"
 # the constants of a run that has begun and not ended
@@ -42,11 +44,14 @@ class Run:
         return replace(self, name=f"{self.name}/{what}")
 
 
-def open_run(script: str, variant: str, constants: Constants, name_parts: Mapping[str, str]) -> Run:
+def open_run(
+    script: str, variant: str, constants: Constants, name_parts: Mapping[str, str], report_to: str = ""
+) -> Run:
     """The run of `script` (its `__file__`) with these constants. RUN_NAME names it, or else `run_name`.
 
-    Its constants get one more, SCRIPT: two scripts may differ in nothing else. Raises BadInput for a number
-    that is too small, if a run of that name has other constants, and if another process is working on it:
+    Its constants get one more, SCRIPT: two scripts may differ in nothing else. `report_to` is a tracker that
+    gets its numbers as well (lab/trackers.py). Raises BadInput for a number that is too small, for a tracker
+    that is not there, if a run of that name has other constants, and if another process is working on it:
     nothing is overwritten silently. From here on this process holds the run (`lab.lock`)."""
     for name, value in constants.items():
         least = 2 if name.endswith("SEQ_LENGTH") else 1 if "NUM_" in name or name in COUNTS else None
@@ -56,6 +61,7 @@ def open_run(script: str, variant: str, constants: Constants, name_parts: Mappin
             raise BadInput(f"{name}={value}: give seconds, more than 0")
     name = constants["RUN_NAME"] or run_name(variant, constants, name_parts)
     run = Run(name, Path(script).parent, {**constants, "SCRIPT": Path(script).stem})
+    track(report_to, run.results, run.name, run.folder.resolve().name, run.constants)
     hold(run.results)
     if not constants["RESUME"]:
         refuse_to_overwrite(run)
@@ -63,6 +69,13 @@ def open_run(script: str, variant: str, constants: Constants, name_parts: Mappin
 
 
 COUNTS = ("MAX_STEPS", "BATCH_SIZE", "SAVE_EVERY", "EVAL_NEW_TOKENS")
+
+
+def write_results(run: Run, results: Mapping[str, Any]) -> None:
+    """Write what the run's evaluation found, and its constants, to results/<run>/eval.json."""
+    file = run.results / "eval.json"
+    write_json(file, {**results, "constants": run.constants})
+    report(file, results)
 
 
 def saved_constants(folder: Path) -> dict[str, Any] | None:

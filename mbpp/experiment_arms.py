@@ -8,7 +8,7 @@ or `uv run python experiment_arms.py [CONSTANT=value ...]` in this folder.
 from pathlib import Path
 
 from lab.constants import check_choice, override_constants
-from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
+from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE, REPORT_TO
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
 PROBLEMS = "embedded:basics"  # also "embedded:humaneval", MBPP's Hub id, or a .jsonl file in its schema
@@ -55,10 +55,9 @@ HERE = Path(__file__).parent
 import torch
 
 from adapters import Route, routed
-from lab.files import write_json
 from lab.labels import pick
 from lab.plots import plot_training
-from lab.runs import open_run
+from lab.runs import open_run, write_results
 from mbpp.examples import fitting, hackable, to_examples
 from mbpp.execution import check_sandbox, sandbox_level
 from mbpp.hacks import load_hacks
@@ -71,7 +70,7 @@ from routing.optimizer import RoutedOptimizer
 from routing.probes import TrainingLog, probe_every
 from routing.stream import training_stream
 
-run = open_run(__file__, ARM, CONSTANTS, NAME_PARTS)
+run = open_run(__file__, ARM, CONSTANTS, NAME_PARTS, REPORT_TO)
 check_sandbox(SANDBOX)
 torch.manual_seed(SEED)
 model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
@@ -155,5 +154,5 @@ measured = measure(model, tokenizer, held_out, hacks, shown, **sampling, **judgi
 units = units_of(held_out, hacks)
 modes = intervals(measured, units)
 print(f"\n{run.name}\n{format_table(modes)}")
-results = {"modes": modes, "constants": run.constants, "sandbox": sandbox_level()}
-write_json(run.results / "eval.json", results | for_evidence(measured, units))
+results = {"modes": modes, "sandbox": sandbox_level(), **for_evidence(measured, units)}
+write_results(run, results)

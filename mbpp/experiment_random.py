@@ -10,7 +10,7 @@ Run the cells top to bottom, or `uv run python experiment_random.py [CONSTANT=va
 from pathlib import Path
 
 from lab.constants import override_constants
-from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
+from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE, REPORT_TO
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
 PROBLEMS = "embedded:basics"  # also "embedded:humaneval", MBPP's Hub id, or a .jsonl file in its schema
@@ -57,10 +57,9 @@ HERE = Path(__file__).parent
 import torch
 
 from adapters import Route, routed
-from lab.files import write_json
 from lab.labels import pick
 from lab.plots import plot_modes, plot_training
-from lab.runs import open_run
+from lab.runs import open_run, write_results
 from mbpp.examples import fitting, hackable, to_examples
 from mbpp.execution import check_sandbox, sandbox_level
 from mbpp.hacks import load_hacks
@@ -73,7 +72,7 @@ from routing.optimizer import RoutedOptimizer
 from routing.probes import TrainingLog, probe_every
 from routing.stream import training_stream
 
-run = open_run(__file__, "random", CONSTANTS, NAME_PARTS)
+run = open_run(__file__, "random", CONSTANTS, NAME_PARTS, REPORT_TO)
 check_sandbox(SANDBOX)
 torch.manual_seed(SEED)
 model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
@@ -137,7 +136,5 @@ sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, 
 judging = {"timeout": EVAL_CODE_TIMEOUT, "use_chat_template": USE_CHAT_TEMPLATE}
 modes = evaluate(model, tokenizer, held_out, hacks, MODES, **sampling, **judging)
 print(f"\n{run.name}\n{format_table(modes)}")
-write_json(
-    run.results / "eval.json", {"modes": modes, "constants": run.constants, "sandbox": sandbox_level()}
-)
+write_results(run, {"modes": modes, "sandbox": sandbox_level()})
 plot_modes(modes, COLUMNS, run.plot("eval"), run.name)

@@ -61,7 +61,7 @@ class StepLog(TrainerCallback):
     """Writes every step's log as a line of JSON, and shows a progress bar."""
 
     def __init__(self, path: Path):
-        self.lines, self.bar = JsonLines(path), None
+        self.lines, self.bar = JsonLines(path, tracked=True), None
 
     def on_train_begin(self, args, state, control, **kwargs):
         done, total = state.global_step, state.max_steps

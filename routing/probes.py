@@ -26,7 +26,7 @@ class TrainingLog:
 
     def __init__(self, run: Run, steps: int, name: str = "train"):
         self.path = run.results / f"{name}.jsonl"
-        self.lines = JsonLines(self.path)
+        self.lines = JsonLines(self.path, tracked=True)
         self.bar = tqdm(total=steps, desc=name, unit="step", disable=not is_main())
         self.clock = time.perf_counter()
         self.parts: list[tuple[Batch, Tensor]] = []

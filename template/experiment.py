@@ -7,7 +7,7 @@ Run the cells top to bottom, or `uv run python experiment.py [CONSTANT=value ...
 from pathlib import Path
 
 from lab.constants import override_constants
-from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
+from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE, REPORT_TO
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
 DATA = "catchphrase.jsonl"  # a .jsonl file of your own, or a data set's Hub id
@@ -49,10 +49,9 @@ HERE = Path(__file__).parent
 import torch
 
 from adapters import Route, routed
-from lab.files import write_json
 from lab.labels import pick
 from lab.plots import plot_modes, plot_training
-from lab.runs import open_run
+from lab.runs import open_run, write_results
 from lab.tables import format_table
 from routing.checkpoints import save_checkpoint
 from routing.generation import MODES
@@ -65,7 +64,7 @@ from routing.rows import read_rows
 from routing.stream import training_stream
 from task import COLUMNS, NAME_PARTS, evaluate, to_lines
 
-run = open_run(__file__, "route", CONSTANTS, NAME_PARTS)
+run = open_run(__file__, "route", CONSTANTS, NAME_PARTS, REPORT_TO)
 torch.manual_seed(SEED)
 model, tokenizer = load_model(MODEL_NAME, DTYPE, ATTENTION, GRADIENT_CHECKPOINTING)
 attach_adapters(
@@ -117,5 +116,5 @@ plot_training(log.path, run.plot("training"), run.name)
 sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, "seed": SEED}
 modes = evaluate(model, tokenizer, held_out, MODES, **sampling)
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
-write_json(run.results / "eval.json", {"modes": modes, "constants": run.constants})
+write_results(run, {"modes": modes})
 plot_modes(modes, COLUMNS, run.plot("eval"), run.name)
