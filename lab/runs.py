@@ -68,7 +68,7 @@ def open_run(
     return run
 
 
-COUNTS = ("MAX_STEPS", "BATCH_SIZE", "SAVE_EVERY", "EVAL_NEW_TOKENS")
+COUNTS = ("MAX_STEPS", "BATCH_SIZE", "SAVE_EVERY", "MEASURE_EVERY", "EVAL_NEW_TOKENS")
 
 
 def write_results(run: Run, results: Mapping[str, Any]) -> None:

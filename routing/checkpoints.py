@@ -68,12 +68,13 @@ def write_checkpoint(
     model: nn.Module,
     constants: Mapping[str, Any],
     data_fingerprint: str | None,
+    /,
     **more: Any,
 ) -> None:
     """Write the adapters and a config that rebuilds them. Of several processes the first one writes.
 
-    The constant MODEL_NAME names the base. `data_fingerprint` is None for what was not trained here. `more`
-    goes into the config."""
+    The constant MODEL_NAME names the base, or else `model` among `more`, which goes into the config.
+    `data_fingerprint` is None for what was not trained here."""
     # of a sharded base every process has a part
     signature = base_signature(model)
     if not is_main():
@@ -86,7 +87,7 @@ def write_checkpoint(
     packages = ("torch", "transformers", "gradient-routing-finetuning")
     base = next(p for p in model.parameters() if not p.requires_grad)
     config = {
-        "model": constants["MODEL_NAME"],
+        "model": more.pop("model", None) or constants["MODEL_NAME"],
         "adapter": describe(model),
         "constants": constants,
         "data_fingerprint": data_fingerprint,

@@ -5,7 +5,7 @@ That is positive-only advantages, a record of every rollout, the parts of the re
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,24 @@ class StepLog(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
+
+
+class MeasuredSteps(TrainerCallback):
+    """Every `every` steps and after the last, writes what `measure()` returns as a line of JSON to `path`.
+
+    `measure` may put the model in eval mode, and must leave torch's random state as it is: then a run that is
+    measured learns what it would have learnt anyway. Resumed, it goes on behind the lines that are there.
+    """
+
+    def __init__(self, measure: Callable[[], Mapping[str, Any]], every: int, path: Path):
+        self.measure, self.every, self.lines = measure, every, JsonLines(path)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        step = state.global_step
+        if step % self.every == 0 or step == state.max_steps:
+            training = model.training
+            self.lines.write(step, self.measure())
+            model.train(training)
 
 
 class RecordedGRPOTrainer(RoutedGRPOTrainer):
