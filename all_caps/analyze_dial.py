@@ -31,10 +31,10 @@ import json
 from adapters import Route
 from all_caps.stories import load_stories
 from all_caps.task import COLUMNS, evaluate
-from lab.curves import plot_curves
+from lab.curves import curve_panels, plot_curves
 from lab.files import write_json
 from lab.runs import refuse_other_constants
-from lab.tables import format_table, value_at
+from lab.tables import format_table
 from routing.checkpoints import load_checkpoint
 
 ROUTES = {
@@ -55,9 +55,6 @@ print(f"\n{checkpoint.name}, by the scale of {SLOT}\n{format_table(modes, COLUMN
 write_json(output, {"modes": modes, "constants": CONSTANTS})
 
 # %% The figure: a panel for rates, one for losses
-panels: dict[str, dict] = {}
-for column in COLUMNS:
-    line = {scale: value_at(modes[f"{scale:g}"], column.path) for scale in sorted(SCALES)}
-    panels.setdefault(column.panel, {})[column.title] = line
+panels = curve_panels(modes, COLUMNS)
 path = HERE / "plots" / f"{checkpoint.name}_dial_{SLOT}.png"
 plot_curves(panels, path, f"scale of {SLOT}", bounded={column.panel for column in COLUMNS if column.bounded})

@@ -1,15 +1,18 @@
 """Lines of intervals over something: shares of labels, examples, scales."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lab.files import is_writer
 from lab.logs import moving_average, read_log
 from lab.plots import PALETTE, save_figure
+from lab.tables import Column, value_at
 
 Curve = Mapping[float, Mapping[str, float]]
 MOST_TICKS = 16
@@ -38,6 +41,42 @@ def interval_lines(
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def curve_panels(modes: Mapping[str, Mapping[str, Any]], columns: Sequence[Column]) -> dict[str, dict]:
+    """Panel -> line -> x -> interval, of results whose modes are named by a number, such as a scale.
+
+    What was not measured everywhere is left out."""
+    panels: dict[str, dict[str, Curve]] = {}
+    for column in columns:
+        line = {float(name): value_at(modes[name], column.path) for name in sorted(modes, key=float)}
+        if None not in line.values():
+            panels.setdefault(column.panel, {})[column.title] = line
+    return panels
+
+
+def curves_figure(
+    panels: Mapping[str, Mapping[str, Curve]],
+    xlabel: str,
+    bounded: Collection[str] = (),
+    place: Callable[[float], float] = float,
+    mark: float | None = None,
+) -> Figure:
+    """A panel a title, with its lines of intervals; those in `bounded` run from 0 to 1.
+
+    `mark`: a dashed line at this x, too."""
+    figure, row = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.8), squeeze=False)
+    for axes, (title, lines) in zip(row[0], panels.items(), strict=True):
+        interval_lines(axes, lines, place)
+        if title in bounded:
+            axes.set_ylim(-0.02, 1.05)
+        if mark is not None:
+            axes.axvline(place(mark), color="black", lw=1, ls="--")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(xlabel)
+        axes.legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
 def plot_curves(
     panels: Mapping[str, Mapping[str, Curve]],
     path: Path,
@@ -45,17 +84,8 @@ def plot_curves(
     bounded: Collection[str] = (),
     place: Callable[[float], float] = float,
 ) -> None:
-    """A panel a title, with its lines of intervals; those in `bounded` run from 0 to 1."""
-    figure, row = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.8), squeeze=False)
-    for axes, (title, lines) in zip(row[0], panels.items(), strict=True):
-        interval_lines(axes, lines, place)
-        if title in bounded:
-            axes.set_ylim(-0.02, 1.05)
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel(xlabel)
-        axes.legend(fontsize=8, frameon=False)
-    figure.tight_layout()
-    save_figure(figure, path)
+    """Write the figure of `curves_figure`."""
+    save_figure(curves_figure(panels, xlabel, bounded, place), path)
 
 
 def plot_steps(

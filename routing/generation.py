@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,44 +82,82 @@ def sample_modes(
             name: sample_modes(model, tokenizer, prompts, {name: modes[name]}, *shared)[name]
             for name in modes
         }
-    device = next(model.parameters()).device
-    if tokenizer.bos_token_id is None and "" in prompts:
-        raise BadInput(
-            "this model's tokenizer has no BOS token, so there is nothing to sample from without a prompt"
-        )
-    ends = stop_ids(model, tokenizer)
-    # a fresh config: the model's own may carry a repetition penalty or suppressed tokens,
-    # which are not softmax(logits / T)
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=ends or None,
-    )
+    check_prompts(tokenizer, prompts)
     encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     per_pass = max(1, batch_size // len(modes))
     completions: dict[str, list[str]] = {name: [""] * len(prompts) for name in modes}
     by_length = own_share(model, sorted(range(len(prompts)), key=lambda i: len(encoded[i])))
     for start in range(0, len(by_length), per_pass):
         chunk = by_length[start : start + per_pass]
-        input_ids, attention_mask = left_pad([encoded[i] for i in chunk], tokenizer.pad_token_id, device)
-        noise = PairedSampling([seed * 1_000_003 + i for i in chunk], len(modes), temperature, device)
-        routes = [route for route in modes.values() for _ in chunk]
-        with routed(model, routes), own_generation_config(model, config):
+        rows, seeds = [encoded[i] for i in chunk], noise_seeds(seed, chunk)
+        new_tokens = generate_modes(model, tokenizer, rows, modes, seeds, max_new_tokens, temperature)
+        for name, texts in texts_by_mode(model, tokenizer, new_tokens, modes).items():
+            for i, text in zip(chunk, texts, strict=True):
+                completions[name][i] = text
+    for i, texts in gathered([(i, [completions[name][i] for name in modes]) for i in by_length]):
+        for name, text in zip(modes, texts, strict=True):
+            completions[name][i] = text
+    return completions
+
+
+def check_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> None:
+    """Raise BadInput for an empty prompt if there is no BOS to sample from."""
+    if tokenizer.bos_token_id is None and "" in prompts:
+        raise BadInput(
+            "this model's tokenizer has no BOS token, so there is nothing to sample from without a prompt"
+        )
+
+
+def noise_seeds(seed: int, prompts: Sequence[int]) -> list[int]:
+    """The seed of each prompt's noise, by the prompt's number."""
+    return [seed * 1_000_003 + i for i in prompts]
+
+
+def generate_modes(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    modes: Mapping[str, Route],
+    seeds: Sequence[int],
+    max_new_tokens: int,
+    temperature: float,
+    **more: Any,
+) -> Tensor:
+    """One pass: the new tokens of every encoded prompt in every mode, [modes * prompts, tokens], mode-major.
+
+    `seeds`: of each prompt's noise. `more`: arguments of the model's generate().
+    """
+    device = next(model.parameters()).device
+    # a fresh config: the model's own may carry a repetition penalty or suppressed tokens,
+    # which are not softmax(logits / T)
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=stop_ids(model, tokenizer) or None,
+    )
+    input_ids, attention_mask = left_pad(prompts, tokenizer.pad_token_id, device)
+    noise = PairedSampling(seeds, len(modes), temperature, device)
+    with routed(model, [route for route in modes.values() for _ in prompts]):
+        with own_generation_config(model, config):
             output = model.generate(
                 input_ids=input_ids.repeat(len(modes), 1),
                 attention_mask=attention_mask.repeat(len(modes), 1),
                 generation_config=config,
                 logits_processor=LogitsProcessorList([noise]),
+                **more,
             )
-        new_tokens = output[:, input_ids.shape[1] :].view(len(modes), len(chunk), -1).tolist()
-        for name, rows in zip(modes, new_tokens, strict=True):
-            for i, row in zip(chunk, rows, strict=True):
-                completions[name][i] = tokenizer.decode(until(row, ends))
-    for i, texts in gathered([(i, [completions[name][i] for name in modes]) for i in by_length]):
-        for name, text in zip(modes, texts, strict=True):
-            completions[name][i] = text
-    return completions
+    return output[:, input_ids.shape[1] :]
+
+
+def texts_by_mode(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new_tokens: Tensor, modes: Mapping[str, Route]
+) -> dict[str, list[str]]:
+    """Mode -> the texts of its prompts, of the new tokens that `generate_modes` returns."""
+    ends = stop_ids(model, tokenizer)
+    texts = [tokenizer.decode(until(row, ends)) for row in new_tokens.tolist()]
+    count = len(texts) // len(modes)
+    return {name: texts[k * count : (k + 1) * count] for k, name in enumerate(modes)}
 
 
 @contextmanager
