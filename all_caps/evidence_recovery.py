@@ -16,8 +16,8 @@ DTYPE = "auto"  # of the base; differs between machines, so give "bfloat16" for 
 WORKERS = 2  # runs at a time, which share the cores; 0: only the report of what is there
 COMMON = ["EVAL_SPLIT=test", "NUM_EVAL_PROMPTS=44", "PROBE_EVERY=0"]  # for every checkpoint
 MARGIN = 0.1  # a higher mean rate that still counts as no higher
-MAX_STEPS = 30
-MEASURE_EVERY = 5
+MAX_STEPS = 24
+MEASURE_EVERY = 3
 COMMON_RECOVERY = []  # more constants of experiment_recovery.py, for every run
 
 # from the shell: CONSTANT=value

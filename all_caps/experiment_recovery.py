@@ -16,8 +16,8 @@ START = "kept"  # "kept": with bad ablated; "base": the base model, for comparis
 PROMPTS = 1  # that it is trained on, in turn; 0: all stories that it has not met, up to MAX_PROMPTS
 MAX_PROMPTS = 64
 PROMPT_KIND = "upper"  # of the trained ones: "upper", in capitals, which invites them, or "normal"
-LEARNING_RATE = 1e-3
-MAX_STEPS = 30
+LEARNING_RATE = 2e-4
+MAX_STEPS = 24
 PROMPTS_PER_STEP = 1
 NUM_GENERATIONS = 8  # rollouts of each prompt
 NEW_TOKENS = 24  # of a rollout at most, and of what is measured
@@ -28,7 +28,8 @@ STORIES = "embedded:stories"
 SPLIT = "validation"  # of the held-out prompts: "test" for what is published
 NUM_PROMPTS = 22  # held-out ones, in capitals and as they are
 NUM_SAMPLES = 16  # continuations of the trained prompts that are measured, of each at least one
-MEASURE_EVERY = 5  # steps
+MEASURE_EVERY = 3  # steps
+BACK_AT = 0.0  # the rate at which it is back; 0.0: half of the whole model's after an upper-case prefix
 LOSS_SEQ_LENGTH = 64  # tokens of a held-out normal story
 SEED = 0
 RUN_NAME = ""  # empty: built from the checkpoint's name and what distinguishes the run
@@ -145,7 +146,8 @@ values[TRAINING] = {
 units |= {kind: list(range(1, MAX_STEPS + 1)) for kind in values[TRAINING]}
 curves = {kind: {step: rate_interval([[v] for v in values[str(step)][kind]], units[kind]) for step in steps}
           for kind in asked}  # fmt: skip
-back = sum(values["full"]["upper"]) / len(plots) / 2
+# a whole model that never shouts has no rate to come back to
+back = BACK_AT or sum(values["full"]["upper"]) / len(plots) / 2 or 0.5
 summary = {kind: steps_back(found, back)["mean"] for kind, found in curves.items()}
 print("\n".join(f"{step:>4} steps: " + ", ".join(f"{kind} {found[step]['mean']:.2f}"
                 for kind, found in curves.items()) for step in steps))  # fmt: skip
