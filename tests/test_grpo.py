@@ -491,6 +491,7 @@ def test_a_monitor_flags_its_share_of_the_exploits_and_nothing_else():
 SMALL = ["START_STEPS=2", "START_BATCH_SIZE=2", "PROMPTS_PER_STEP=2", "NUM_GENERATIONS=8", "NEW_TOKENS=6",
          "LORA_RANK=2", "BAD_LORA_RANK=2", "NUM_EVAL_PROMPTS=2", "SAVE_EVERY=2"]  # fmt: skip
 SCRIPT = "all_caps/experiment_grpo.py"
+SMALL_MBPP = ["START_PROBLEMS=8", "START_SEQ_LENGTH=500", "FORGET_LORA_RANK=2", "NUM_EVAL_PROBLEMS=2"]
 
 
 @pytest.mark.slow
@@ -541,10 +542,12 @@ def test_the_arms_of_the_script(scripts, tmp_path, model_folder):
 
 
 @pytest.mark.slow
-def test_the_script_is_interrupted_and_goes_on(scripts, tmp_path, model_folder):
+@pytest.mark.parametrize("task", ["all_caps", "mbpp"])
+def test_the_script_is_interrupted_and_goes_on(scripts, tmp_path, model_folder, task):
     """By Ctrl-C, in a process of its own; the rest here."""
-    scripts.constants = [f"MODEL_NAME={model_folder}", *SMALL, "MAX_STEPS=12"]
-    folder = scripts.copy("all_caps")
+    small = SMALL if task == "all_caps" else [*SMALL[:5], "LORA_RANK=2", "SAVE_EVERY=2", *SMALL_MBPP]
+    scripts.constants = [f"MODEL_NAME={model_folder}", *small, "MAX_STEPS=12"]
+    folder, script = scripts.copy(task), f"{task}/experiment_grpo.py"
     command = [sys.executable, "experiment_grpo.py", *scripts.constants, "RUN_NAME=cut"]
     process = subprocess.Popen(
         command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
@@ -559,8 +562,8 @@ def test_the_script_is_interrupted_and_goes_on(scripts, tmp_path, model_folder):
     message = process.communicate(timeout=60)[1]
     assert process.returncode != 0 and "RESUME=True goes on from there" in message, message
     assert read_log(written)[-1]["step"] < 12
-    scripts(SCRIPT, "RUN_NAME=cut", "RESUME=True")
-    scripts(SCRIPT, "RUN_NAME=whole")
+    scripts(script, "RUN_NAME=cut", "RESUME=True")
+    scripts(script, "RUN_NAME=whole")
     cut, whole = (Run(name, folder, {}) for name in ("cut", "whole"))
     weights = [(run.checkpoint / "adapter.safetensors").read_bytes() for run in (cut, whole)]
     assert weights[0] == weights[1]
