@@ -26,13 +26,12 @@ CONSTANTS = override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Measure at every scale, with the same prompts and noise
-import json
 
 from adapters import Route
 from all_caps.stories import load_stories
 from all_caps.task import COLUMNS, evaluate
 from lab.curves import curve_panels, plot_curves
-from lab.files import write_json
+from lab.files import read_object, write_json
 from lab.runs import refuse_other_constants
 from lab.tables import format_table
 from routing.checkpoints import load_checkpoint
@@ -45,7 +44,8 @@ check_choice("SLOT", SLOT, ROUTES)
 checkpoint = HERE / CHECKPOINT
 output = HERE / "results" / checkpoint.name / f"dial_{SLOT}.json"
 if output.exists():
-    refuse_other_constants(output, json.loads(output.read_text())["constants"], CONSTANTS, "Delete that file")
+    saved = read_object(output, "delete it", constants=dict)["constants"]
+    refuse_other_constants(output, saved, CONSTANTS, "Delete that file")
 model, tokenizer, _ = load_checkpoint(checkpoint)
 held_out = load_stories(STORIES).split(SPLIT)[:NUM_PROMPTS]
 modes = evaluate(

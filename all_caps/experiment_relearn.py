@@ -28,7 +28,6 @@ CONSTANTS = override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Setup
-import json
 
 import torch
 from tqdm.auto import tqdm
@@ -37,7 +36,7 @@ from adapters import Route, bad_params, good_params, routed, routed_modules
 from all_caps.scoring import caps_by_prompt, prefix_of
 from all_caps.stories import load_stories, to_caps, to_examples
 from lab.errors import BadInput
-from lab.files import write_json
+from lab.files import read_object, write_json
 from lab.intervals import rate_interval
 from lab.labels import pick
 from lab.lock import hold
@@ -64,7 +63,8 @@ name = RUN_NAME or f"{checkpoint.name}_{START}_{LEARNER}{mixed}_relearnseed{SEED
 output, constants = HERE / "results" / name / "eval.json", {**CONSTANTS, "SCRIPT": Path(__file__).stem}
 hold(output.parent)
 if output.exists():
-    refuse_other_constants(output, json.loads(output.read_text())["constants"], constants, "Delete that file")
+    saved = read_object(output, "delete it", constants=dict)["constants"]
+    refuse_other_constants(output, saved, constants, "Delete that file")
 torch.manual_seed(SEED)
 model, tokenizer, config = load_checkpoint(checkpoint)
 trained = [f"{constant}={value}" for constant, value in config["constants"].items()]

@@ -35,7 +35,6 @@ CONSTANTS = override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Setup
-import json
 
 import torch
 from tqdm.auto import tqdm
@@ -44,7 +43,7 @@ from adapters import Route, good_params, routed
 from all_caps.stories import load_stories, to_examples
 from all_caps.task import COLUMNS, for_evidence, measure
 from lab.errors import BadInput
-from lab.files import write_json
+from lab.files import read_object, write_json
 from lab.labels import pick
 from lab.lock import hold
 from lab.modes import mode_intervals
@@ -61,7 +60,8 @@ name = RUN_NAME or f"{checkpoint.name}_{METHOD}_labeled{share}_unlearnseed{SEED}
 output, constants = HERE / "results" / name / "eval.json", {**CONSTANTS, "SCRIPT": Path(__file__).stem}
 hold(output.parent)
 if output.exists():
-    refuse_other_constants(output, json.loads(output.read_text())["constants"], constants, "Delete that file")
+    saved = read_object(output, "delete it", constants=dict)["constants"]
+    refuse_other_constants(output, saved, constants, "Delete that file")
 torch.manual_seed(SEED)
 model, tokenizer, config = load_checkpoint(checkpoint)
 trained = config["constants"]

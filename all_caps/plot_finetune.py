@@ -1,7 +1,6 @@
 """Compare runs of experiment_finetune.py: caps rates and held-out losses, full and with bad ablated."""
 
 # %% Constants
-import json
 from pathlib import Path
 
 from lab.constants import override_constants
@@ -13,6 +12,7 @@ HERE = Path(__file__).parent
 
 # %% Comparison
 from all_caps.task import COLUMNS
+from lab.files import read_object
 from lab.plots import plot_comparison
 from lab.tables import format_table
 
@@ -21,7 +21,7 @@ tables, missing = {}, []
 for name in names:
     path = HERE / "results" / name / "eval.json"
     if path.exists():
-        tables[name] = {"label": name, "modes": json.loads(path.read_text())["modes"]}
+        tables[name] = {"label": name, "modes": read_object(path, modes=dict)["modes"]}
         print(f"\n{name}\n{format_table(tables[name]['modes'], COLUMNS)}")
     else:
         missing.append(name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.files import write_text
+from lab.files import parse_object, read_object, write_text
 from lab.lock import held
 from lab.sweeps import Job, constants_as_run, is_procedure, merge_constants, run_jobs
 
@@ -59,6 +59,7 @@ class Store:
 
     "constants": all that the run was made with. "values": mode -> measure -> a value for each prompt.
     "units": measure -> the unit of each prompt. What the code was is not kept.
+    Raises BadInput, naming the line, where there is something else.
     """
 
     def __init__(self, path: Path):
@@ -66,8 +67,14 @@ class Store:
         self.records: list[dict[str, Any]] = self._read()
 
     def _read(self) -> list[dict[str, Any]]:
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        return [json.loads(line) for line in lines]
+        text = self.path.read_bytes().removesuffix(b"\n") if self.path.exists() else b""
+        advice = "mend it, or delete the line: its cell then runs again"
+        return [
+            parse_object(
+                line, f"{self.path}, line {number},", advice, constants=dict, values=dict, units=dict
+            )
+            for number, line in enumerate(text.split(b"\n") if text else [], start=1)
+        ]
 
     def find(self, cell: Cell) -> dict[str, Any] | None:
         """The record that was made with the cell's constants.
@@ -92,10 +99,13 @@ class Store:
         DTYPE="auto" is kept as what it came to, which the run's checkpoint says.
         """
         folder = cell.job.script.parent
-        made = json.loads((folder / "results" / cell.job.run / "eval.json").read_text(encoding="utf-8"))
+        result = folder / "results" / cell.job.run / "eval.json"
+        made = read_object(
+            result, "delete it: the run is then evaluated again", constants=dict, values=dict, units=dict
+        )
         checkpoint = folder / "checkpoints" / cell.job.run / "config.json"
         if made["constants"].get("DTYPE") == "auto" and checkpoint.exists():
-            made["constants"]["DTYPE"] = json.loads(checkpoint.read_text(encoding="utf-8"))["base_dtype"]
+            made["constants"]["DTYPE"] = read_object(checkpoint, base_dtype=str)["base_dtype"]
         record = {
             "constants": _that_count(made["constants"]),
             "values": {

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sqlite3
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +46,15 @@ _log = logging.getLogger(__name__)
 
 class Malformed(Exception):
     """An answer that holds no verdict."""
+
+
+class PlainDisk(diskcache.JSONDisk):
+    """Values are JSON. What a row of the cache says is a pickle could run code, and is no value."""
+
+    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> Any:
+        if mode == diskcache.core.MODE_PICKLE:
+            raise ValueError("a pickle")
+        return super().fetch(mode, filename, value, read)
 
 
 # what may be better the next time
@@ -83,14 +93,12 @@ class LLMJudge:
         self.rubric = f"{rubric.strip()}\n\n{FORMAT}"
         self.batch_size, self.timeout = batch_size, timeout
         self.retries, self.first_wait = retries, first_wait
+        self.folder = cache
         try:
-            # plain JSON: pickles of a cache folder could run code
-            disk = {"disk": diskcache.JSONDisk, "disk_compress_level": 0}
+            disk = {"disk": PlainDisk, "disk_compress_level": 0}
             self._cache = diskcache.Cache(str(cache), eviction_policy="none", **disk)
         except (OSError, sqlite3.Error) as error:
-            raise BadInput(
-                f"{cache}: verdicts cannot be kept in this folder ({error}); give another"
-            ) from None
+            raise self._unusable(error) from None
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Verdict | None]:
         """A verdict each; None where the judge gave none. Raises as `answers`."""
@@ -100,7 +108,8 @@ class LLMJudge:
     def answers(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str | None]:
         """The judge's answers as they came, each of which holds a verdict; None where there is none.
 
-        Equal pairs are asked about once. Raises BadInput if the server refuses key, model or address. May be
+        Equal pairs are asked about once. Raises BadInput if the server refuses key, model or address, and if
+        answers cannot be kept. May be
         called anywhere, also where an event loop runs (a notebook), which then waits.
         """
         pairs = list(zip(prompts, responses, strict=True))
@@ -134,7 +143,7 @@ class LLMJudge:
         self, client: openai.AsyncOpenAI, free: asyncio.Semaphore, prompt: str, response: str
     ) -> str | None:
         key = cache_key(self.model, self.rubric, prompt, response)
-        kept = self._cache.get(key)
+        kept = self._kept(key)
         if kept is not None:
             return kept
         attempts = tenacity.AsyncRetrying(
@@ -154,8 +163,30 @@ class LLMJudge:
             except (Malformed, openai.OpenAIError) as error:
                 _log.warning("no verdict: %s: %s", type(error).__name__, self._without_key(str(error))[:500])
                 return None
-        self._cache.set(key, answer)
+        try:
+            self._cache.set(key, answer)
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            raise self._unusable(error) from None
         return answer
+
+    def _kept(self, key: str) -> str | None:
+        """The answer in the cache; None if there is none, or something else: it is asked for again."""
+        try:
+            answer = self._cache.get(key)
+            if answer is not None:
+                parse_verdict(answer)
+            return answer
+        except (sqlite3.Error, diskcache.Timeout) as error:
+            raise self._unusable(error) from None
+        except (OSError, ValueError, AttributeError, TypeError, zlib.error) as error:
+            _log.warning("a verdict in %s is damaged (%r); asking again", self.folder, error)
+            return None
+
+    def _unusable(self, error: Exception) -> BadInput:
+        return BadInput(
+            f"{self.folder}: verdicts cannot be kept in this folder ({error}); make room, give another, "
+            "or delete it if it is damaged: all is then asked for again"
+        )
 
     async def _request(self, client: openai.AsyncOpenAI, prompt: str, response: str) -> str:
         """One request: the answer, which holds a verdict. Raises Malformed, or what openai raises."""

@@ -1,12 +1,14 @@
 """The log of a run: one JSON line a step."""
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.files import is_writer, write_text
+from lab.errors import BadInput
+from lab.files import is_writer, parse_object, write_text, writing
 from lab.trackers import report
 
 
@@ -31,21 +33,26 @@ class JsonLines:
             kept = [line for line in lines if line["step"] < step]
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
             self.started = True
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}, default=float) + "\n")
         if self.tracked:
             report(self.path, values, step)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSONL log; a last line cut short by a kill is dropped."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    """The complete lines of a JSONL log; a last line cut short by a kill is dropped.
+
+    Raises BadInput for any other line that is no JSON object: who goes on would lose what stands behind it.
+    """
+    *lines, last = path.read_bytes().split(b"\n")
+    advice = "mend it, or delete the line"
+    read = [
+        parse_object(line, f"{path}, line {number},", advice) for number, line in enumerate(lines, start=1)
+    ]
+    # a whole one without its end of line is one, too
+    with contextlib.suppress(BadInput):
+        read.append(parse_object(last, "", ""))
+    return read
 
 
 def moving_average(values: Sequence[float | None], window: int) -> list[float]:

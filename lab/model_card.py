@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lab.files import read_object
 from lab.runs import refuse_other_constants
 from lab.tables import MINUS_FULL
 
@@ -26,7 +27,7 @@ def results_of(checkpoint: Path, constants: Mapping[str, Any]) -> dict[str, Any]
         if parent.name == "checkpoints":
             file = parent.with_name("results") / checkpoint.relative_to(parent) / "eval.json"
             if file.is_file():
-                found = json.loads(file.read_text(encoding="utf-8"))
+                found = read_object(file, "evaluate again, or delete it", constants=dict, modes=dict)
                 refuse_other_constants(file, found["constants"], constants, "Evaluate again, or delete it")
                 return found["modes"]
     return None

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lab.files import write_json
+from lab.errors import BadInput
+from lab.files import read_object, write_json
 from lab.lock import hold
 from lab.runs import read_config
 
@@ -67,7 +68,7 @@ class ResultsCache:
     """Entries {name: {"key": ..., **result}} in a JSON file.
 
     It is rewritten, atomically, after every change. This process holds it (`lab.lock`): raises BadInput if
-    another one does.
+    another one does, and if the file is damaged.
     """
 
     def __init__(self, path: Path):
@@ -75,13 +76,11 @@ class ResultsCache:
         self.path = path
         self.entries: dict[str, dict[str, Any]] = {}
         if path.exists():
-            try:
-                entries = json.loads(path.read_text(encoding="utf-8"))
-                if not all(isinstance(entry, dict) and "key" in entry for entry in entries.values()):
-                    raise ValueError("an entry has no key")
-                self.entries = entries
-            except (ValueError, AttributeError) as error:
-                print(f"{path.name}: unreadable ({error}); all runs are evaluated again")
+            advice = "mend it, or delete it: all runs are then evaluated again"
+            self.entries = read_object(path, advice)
+            for name, entry in self.entries.items():
+                if not (isinstance(entry, dict) and isinstance(entry.get("key"), str)):
+                    raise BadInput(f"{path} has no key for {name}; {advice}")
 
     def get(self, name: str, key: str) -> dict[str, Any] | None:
         """The stored result, or None if there is none for this key; says which it is."""

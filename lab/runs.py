@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.constants import Constants, is_bookkeeping
 from lab.errors import BadInput
-from lab.files import write_json
+from lab.files import is_writer, read_object, remove_leftovers, write_json
 from lab.lock import hold
 from lab.trackers import report, track
 
@@ -63,6 +63,9 @@ def open_run(
     run = Run(name, Path(script).parent, {**constants, "SCRIPT": Path(script).stem})
     track(report_to, run.results, run.name, run.folder.resolve().name, run.constants)
     hold(run.results)
+    if is_writer():
+        remove_leftovers(run.checkpoint)
+        remove_leftovers(run.results)
     if not constants["RESUME"]:
         refuse_to_overwrite(run)
     return run
@@ -82,7 +85,9 @@ def saved_constants(folder: Path) -> dict[str, Any] | None:
     """The constants of the run in a checkpoint's folder, finished or not; None if there is no run."""
     for file in (STARTED, CONFIG):
         if (folder / file).exists():
-            return _read_json(folder / file)["constants"]
+            return read_object(folder / file, "train the run again: delete that folder", constants=dict)[
+                "constants"
+            ]
     return None
 
 
@@ -114,17 +119,12 @@ def run_name(variant: str, constants: Constants, name_parts: Mapping[str, str]) 
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config. Raises BadInput if there is none."""
+    """A checkpoint's config. Raises BadInput if there is none, or if it is damaged."""
     if not (folder / CONFIG).exists():
         raise BadInput(f"{folder}: no checkpoint here (no {CONFIG}); train first, or correct the path")
-    return _read_json(folder / CONFIG)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path} is not valid JSON ({error}); train the run again") from None
+    texts = dict.fromkeys(("model", "base_signature", "base_dtype", "weights_sha256"), str)
+    advice = "put back what was there, or train the run again"
+    return read_object(folder / CONFIG, advice, adapter=dict, constants=dict, **texts)
 
 
 def refuse_other_constants(

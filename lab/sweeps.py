@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from lab import defaults
 from lab.constants import constants_of, is_bookkeeping, override_constants
 from lab.errors import BadInput
-from lab.files import write_json, write_text
+from lab.files import read_object, write_json, write_text
 from lab.lock import hold, working_on
 from lab.plots import plot_comparison
 from lab.results import ResultsCache
@@ -48,8 +48,9 @@ def is_complete(job: Job) -> bool:
     """True if the run's eval.json was made with the constants that the job would run with now."""
     result = job.script.parent / "results" / job.run / "eval.json"
     try:
-        saved: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))["constants"]
-    except (OSError, ValueError, KeyError):
+        saved = read_object(result, constants=dict)["constants"]
+    # what is damaged is made again
+    except (OSError, BadInput):
         return False
     return _made_with(job, saved, is_procedure)
 

@@ -5,11 +5,14 @@ model from it and no dimension is typed twice."""
 
 import hashlib
 import importlib.metadata
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +26,7 @@ from routing.distributed import from_main, is_main, whole_tensor
 from routing.models import load_model, remove_adapters
 
 WEIGHTS, TRAINING_STATE = "adapter.safetensors", "training_state.pt"
+STATE = {"step", "constants", "data_fingerprint", "adapters", "optimizer", "rng", "cuda_rng"}
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
@@ -59,7 +63,8 @@ def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> 
     """Write a run's checkpoint, which takes the place of what it would be resumed from."""
     write_checkpoint(run.checkpoint, model, run.constants, examples_fingerprint(examples))
     if is_main():
-        for file in (TRAINING_STATE, STARTED):
+        # in this order: a run that is started and has no state has just begun (`load_training_state`)
+        for file in (STARTED, TRAINING_STATE):
             (run.checkpoint / file).unlink(missing_ok=True)
 
 
@@ -112,11 +117,16 @@ def load_adapters(folder: Path, model: nn.Module) -> dict[str, Any]:
     except FileNotFoundError:
         raise BadInput(f"{folder}: {WEIGHTS} is missing; train the run again") from None
     if hashlib.sha256(weights).hexdigest() != config["weights_sha256"]:
-        raise BadInput(f"{folder}: {WEIGHTS} and {CONFIG} are not of one run; train the run again")
+        raise BadInput(
+            f"{folder}: {WEIGHTS} and {CONFIG} are not of one run, or damaged; "
+            "put back what was there, or train the run again"
+        )
     what = f"{folder} holds {config['adapter']} for {config['model']}"
-    copy_strictly(
-        load(weights), adapter_state(model), what, config["base_signature"] == base_signature(model)
-    )
+    try:
+        tensors = load(weights)
+    except SafetensorError as error:
+        raise BadInput(f"{folder / WEIGHTS}: {error}; train the run again") from None
+    copy_strictly(tensors, adapter_state(model), what, config["base_signature"] == base_signature(model))
     return config
 
 
@@ -200,8 +210,33 @@ def save_training_state(
         "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
     write_json(run.checkpoint / STARTED, {"constants": run.constants})
+    # by way of memory: torch has no errno for a full disk
+    written = io.BytesIO()
+    torch.save(state, written)
     with atomic_write(run.checkpoint / TRAINING_STATE) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(written.getbuffer())
+
+
+def read_training_state(path: Path) -> dict[str, Any]:
+    """What `save_training_state` wrote. Nothing that is in the file is run as code.
+
+    Raises BadInput for a file that is damaged, or holds anything else than tensors and plain values.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            # torch itself looks at no checksum
+            damaged = file.testzip()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if damaged or state.keys() != STATE:
+            raise ValueError(damaged or "other entries")
+    # pickles and archives fail in a dozen ways
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(
+            f"{path} is damaged, or no training state ({reason}); put back what was there, "
+            "or delete it, and RESUME=True trains from the first step"
+        ) from None
+    return state
 
 
 def load_training_state(
@@ -216,8 +251,9 @@ def load_training_state(
     saved = run.checkpoint / TRAINING_STATE
     unfinished = from_main(saved.exists)
     if unfinished:
-        state = from_main(lambda: torch.load(saved, map_location="cpu", weights_only=True))
-    elif from_main((run.checkpoint / CONFIG).exists):
+        state = from_main(lambda: read_training_state(saved))
+    # a checkpoint beside a run that is started is an older one
+    elif from_main(lambda: (run.checkpoint / CONFIG).exists() and not (run.checkpoint / STARTED).exists()):
         state = from_main(lambda: read_config(run.checkpoint))
     else:
         print(f"{run.checkpoint}: nothing to resume; starting at the first step")

@@ -52,8 +52,6 @@ def grpo_config(
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": run.constants["SAVE_EVERY"],
-        # while one is written the one before is there
-        "save_total_limit": 2,
         "seed": run.constants["SEED"],
         "use_cpu": default_device().type == "cpu",
         # no autocast: the base has a dtype of its own, and the adapters are fp32

@@ -4,6 +4,7 @@ A Trainer's checkpoint is a folder of several files that are written one after a
 schedule, random state, position and log. Here it counts only once all of them are there.
 """
 
+import hashlib
 import json
 import shutil
 import sys
@@ -16,28 +17,32 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from lab.errors import BadInput
-from lab.files import fingerprint, write_json
+from lab.files import fingerprint, read_object, write_json
 from lab.runs import CONFIG, STARTED, Run, refuse_to_overwrite
 from routing.checkpoints import WEIGHTS, load_adapters, write_checkpoint
 from routing.distributed import from_main, gathered, is_main
 from routing.stopping import stopped_by
 from routing.stream import deferred_interrupts
 
-# of a checkpoint's folder: the size of every other file in it
+# of a checkpoint's folder: the hash of every other file in it
 COMPLETE = "complete.json"
+# checkpoints that are kept: while one is written the one before is there
+KEPT = 2
 
 
-def file_sizes(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != COMPLETE}
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of the files in a checkpoint's folder."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != COMPLETE)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether this checkpoint was written to its end, and every file still has the size that it had then."""
+    """Whether this checkpoint was written to its end, and every file is still what it was then."""
     try:
-        marked = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        marked = read_object(folder / COMPLETE)
+        return bool(marked) and marked == file_hashes(folder)
+    except (OSError, BadInput):
         return False
-    return marked.items() <= file_sizes(folder).items()
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -71,7 +76,10 @@ class Checkpoints(TrainerCallback):
         gathered([state.global_step])
         if is_main():
             folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            write_json(folder / COMPLETE, file_sizes(folder))
+            write_json(folder / COMPLETE, file_hashes(folder))
+            # by number of steps: after a clock was set back the Trainer would delete the newest one
+            for old in checkpoints_in(folder.parent)[:-KEPT]:
+                shutil.rmtree(old)
 
 
 def train_to_end(trainer: Trainer, run: Run, **more: Any) -> str | None:
@@ -132,7 +140,8 @@ def _begin(run: Run, data: str) -> Path | None:
         if found is None:
             print(f"{folder}: nothing to resume; starting at the first step")
         else:
-            refuse_other_rows(folder, json.loads((folder / STARTED).read_text(encoding="utf-8")), data)
+            started = read_object(folder / STARTED, "train afresh: delete that folder", data_fingerprint=str)
+            refuse_other_rows(folder, started, data)
     for file in (CONFIG, WEIGHTS):
         (folder / file).unlink(missing_ok=True)
     for old in checkpoints_in(folder):

@@ -1,17 +1,22 @@
 """Judges and rewards: the rules, and a language model behind real HTTP on loopback."""
 
 import asyncio
+import contextlib
 import http.server
 import json
 import logging
 import os
+import pickle
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import diskcache
 import pytest
 from conftest import REPO, Scripts
 from test_layout import imported
@@ -375,6 +380,41 @@ def test_retries_wait_twice_as_long_each_time(server, tmp_path):
 def test_a_late_answer_is_missing(server, tmp_path):
     server.delay = 0.3
     assert make(tmp_path, timeout=0.05, retries=1)(["a"], ["b"]) == [None] and server.count == 2
+
+
+class Evil:
+    """Unpickling it makes the folder `mark`."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_cache_runs_no_code_and_what_is_damaged_in_it_is_asked_for_again(server, tmp_path, caplog):
+    expected = make(tmp_path)(["a"], ["x"])
+    evil, mark = pickle.dumps(Evil(tmp_path / "mark")), tmp_path / "mark"
+    pickle_mode, raw = diskcache.core.MODE_PICKLE, diskcache.core.MODE_RAW
+    rows = [(pickle_mode, evil), (raw, evil), (raw, b""), (raw, zlib.compress(b'"no verdict"')), (raw, "x"),
+            (raw, zlib.compress(b"[1]")), (diskcache.core.MODE_BINARY, None)]  # fmt: skip
+    for number, row in enumerate(rows, start=2):
+        with contextlib.closing(sqlite3.connect(tmp_path / "cache/cache.db")) as database, database:
+            database.execute("UPDATE Cache SET mode = ?, value = ?", row)
+        assert make(tmp_path)(["a"], ["x"]) == expected
+        assert server.count == number and not mark.exists()
+        # asked for once
+        assert make(tmp_path)(["a"], ["x"]) == expected and server.count == number
+    assert caplog.text.count("is damaged") > 4
+
+
+def test_a_cache_that_is_no_data_base_is_told_of(server, tmp_path):
+    make(tmp_path)(["a"], ["x"])
+    database = tmp_path / "cache/cache.db"
+    database.write_bytes(b"torn" * 1000)
+    with pytest.raises(BadInput, match="delete it if it is damaged"):
+        make(tmp_path)(["a"], ["x"])
+    assert database.read_bytes() == b"torn" * 1000
 
 
 def test_a_server_that_is_not_there(server, tmp_path, monkeypatch):

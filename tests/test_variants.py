@@ -218,9 +218,13 @@ def test_eval_multi_caches_by_content_and_survives_damage(scripts, tmp_path):
     scripts("all_caps/experiment.py", "RUN_NAME=one", "SEED=2")  # the entry of an older checkpoint
     older = compare("TEMPERATURE=0.5")
     assert older.stdout.count("evaluating again") == 1 and older.stdout.count("reusing") == 1
-    results.write_text(results.read_text()[:-40])  # truncated: reported and rebuilt
-    rebuilt = compare("TEMPERATURE=0.5")
-    assert "unreadable" in rebuilt.stdout and "reusing" not in rebuilt.stdout
+    whole = results.read_text()
+    results.write_text(whole[:-40])  # truncated: reported, and left to its owner
+    damaged = compare("TEMPERATURE=0.5")
+    assert damaged.returncode == 1 and "all runs are then evaluated again" in damaged.stderr
+    assert results.read_text() == whole[:-40]
+    results.unlink()
+    assert "reusing" not in compare("TEMPERATURE=0.5").stdout
     assert set(json.loads(results.read_text())) == {"one", "two"}
     entries = json.loads(
         results.read_text()
