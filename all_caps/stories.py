@@ -72,13 +72,14 @@ def read_stories(path: Path) -> list[Story]:
     if not path.is_file():
         raise BadInput(f'{path}: no such file; give a .jsonl file with one {{"story": ...}} on each line')
     stories = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # in bytes: a text's lines would also end at characters that strings in JSON may hold
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
             text, plot = row["story"], row.get("plot")
-        except (json.JSONDecodeError, TypeError, KeyError, AttributeError):
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             raise BadInput(f'{path}, line {number}: expected {{"story": ...}}') from None
         if not isinstance(text, str) or not text.strip():
             raise BadInput(f"{path}, line {number}: the story is empty")

@@ -99,8 +99,11 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
 def _parse(name: str, text: str, default: Any) -> Any:
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text  # a bare word is a string
+    # whatever ast may raise; a bare word is a string
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = text
+    # a set, say, could not be saved with the run
+    value = value if _is_plain(value) else text
     if isinstance(default, str) and value is not None:
         value = value if isinstance(value, str) else text  # SEED-like run names stay strings
     if isinstance(default, float) and type(value) is int:

@@ -44,7 +44,8 @@ def parse_row(row: bytes | Row) -> Row:
         json.dumps(row, ensure_ascii=False, default=str).encode()
     except UnicodeError:
         raise BadInput("not UTF-8 text") from None
-    except json.JSONDecodeError as error:
+    # ValueError: a number of thousands of digits
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"no valid JSON ({error})") from None
     if not isinstance(row, dict):
         raise BadInput('expected an object, like {"prompt": ..., "response": ...}')
