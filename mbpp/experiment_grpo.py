@@ -24,7 +24,7 @@ ADAPTER_TYPE = "lora"  # "lora", or "mlp" of the same dimensions; the start's is
 LORA_RANK = 32
 FORGET_LORA_RANK = 32
 LORA_ALPHA = 32
-LEARNING_RATE = 2e-4
+LEARNING_RATE = 5e-4
 MAX_STEPS = 40
 PROMPTS_PER_STEP = 4
 NUM_GENERATIONS = 8  # rollouts of each prompt
@@ -45,7 +45,8 @@ NUM_EVAL_GENERATIONS = 2  # of each
 CODE_TIMEOUT = 3.0  # seconds a program may run
 SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 DEV = False  # the sizes below, where the shell gives no others: within 2 minutes on 2 cores
-DEV_SIZES = {"START_STEPS": 8, "START_PROBLEMS": 40, "MAX_STEPS": 2, "NUM_EVAL_PROBLEMS": 8}
+DEV_SIZES = {"START_STEPS": 8, "START_PROBLEMS": 40, "PROMPTS_PER_STEP": 1, "NUM_EVAL_PROBLEMS": 8}
+DEV_SIZES |= {"MAX_STEPS": 2}
 CONSTANTS = override_constants(globals())  # from the shell: CONSTANT=value
 CONSTANTS = use_preset(globals(), CONSTANTS, DEV_SIZES if DEV else {})
 
@@ -55,8 +56,7 @@ from adapters import Route
 ALONE = Route(update_bad=False, bad_scale=0.0)  # one adapter by itself, as after an ablation
 # nothing learns from it, and it is not paid, so that the others of its prompt are not compared with it
 DROPPED = Route(update_good=False, update_bad=False, bad_scale=0.0)
-# What a flag makes of a rollout, by its row's label. Rows labelled "retain" are sampled with forget ablated,
-# where an exploit that passes teaches retain. So in every arm the monitor misses none of them; it drops them.
+# What a flag makes of a rollout, by its row's label. Of rows labelled "retain" the monitor misses none.
 FLAGGED = {None: "forget", "retain": "dropped"}
 PLAIN = dict.fromkeys([None, "forget", "retain", "dropped"], ALONE)
 ROUTED = PLAIN | {None: Route(update_bad=False), "forget": Route(update_good=False), "dropped": DROPPED}
