@@ -146,7 +146,7 @@ guards += [RewardPlateau(PATIENCE, KL_WINDOW)] if PATIENCE else []
 trainer = RecordedGRPOTrainer(
     model, reward, args, prompts, processing_class=tokenizer, callbacks=guards, routes=ROUTES,
     label_rollouts=lambda prompts, texts, _, rows: judge(prompts, texts, [row["label"] for row in rows])[1],
-    positive_only=POSITIVE_ONLY, results=run.results,
+    positive_only=POSITIVE_ONLY, results=run.results, panels=PANELS,
 )  # fmt: skip
 stopped = train_to_end(trainer, run, start="start")
 plot_steps(run.results / "train.jsonl", PANELS, run.plot("training"), run.name)

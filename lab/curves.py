@@ -95,13 +95,16 @@ def plot_steps(
     title: str,
     window: int = 5,
 ) -> None:
+    """Write the figure of `draw_steps`. Of several processes the first one does: it has the log."""
+    if is_writer():
+        save_figure(draw_steps(log, panels, title, window), path)
+
+
+def draw_steps(log: Path, panels: Mapping[str, Mapping[str, str]], title: str, window: int = 5) -> Figure:
     """What a JSONL log has over its steps: panel -> name of the line -> key in the log.
 
-    Every point is the mean of the last `window` steps. A line that the log has nothing of is left out. Of
-    several processes the first one draws: it has the log.
+    Every point is the mean of the last `window` steps. A line that the log has nothing of is left out.
     """
-    if not is_writer():
-        return
     steps = read_log(log)
     figure, row = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.8), squeeze=False)
     for axes, (label, lines) in zip(row[0], panels.items(), strict=True):
@@ -117,4 +120,4 @@ def plot_steps(
             axes.legend(fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
-    save_figure(figure, path)
+    return figure

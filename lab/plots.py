@@ -218,16 +218,18 @@ def _layer(reading: Any) -> str:
 
 
 def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:
+    """Write the figure of `draw_training`. Of several processes the first one does, which has the log."""
+    if is_writer() and not log.exists():
+        print(f"{log}: not there, so there are no curves to draw")
+    elif is_writer():
+        save_figure(draw_training(log, title, window), path)
+
+
+def draw_training(log: Path, title: str, window: int = 10) -> Figure:
     """A run's curves from its JSONL log: loss by kind of example, gradient norms, probes.
 
     Smoothed over `window` steps.
     """
-    # the first process has the log
-    if not is_writer():
-        return
-    if not log.exists():
-        print(f"{log}: not there, so there are no curves to draw")
-        return
     lines = read_log(log)
     steps = [line["step"] for line in lines]
     kinds = sorted({kind for line in lines for kind in line["loss_by_kind"]})
@@ -260,4 +262,4 @@ def plot_training(log: Path, path: Path, title: str, window: int = 10) -> None:
             axes.legend(fontsize=8, frameon=False)
     figure.suptitle(title)
     figure.tight_layout()
-    save_figure(figure, path)
+    return figure

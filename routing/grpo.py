@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+from lab.live import LivePlot, Panels
 from lab.logs import JsonLines
 from lab.timing import timed
 from routing.distributed import gathered, is_main
@@ -58,10 +59,11 @@ def rollout_means(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 class StepLog(TrainerCallback):
-    """Writes every step's log as a line of JSON, and shows a progress bar."""
+    """Writes every step's log as a line of JSON, and shows a progress bar, and in a notebook curves."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, panels: Panels | None):
         self.lines, self.bar = JsonLines(path, tracked=True), None
+        self.live = LivePlot(path, path.parent.name, panels) if panels else None
 
     def on_train_begin(self, args, state, control, **kwargs):
         done, total = state.global_step, state.max_steps
@@ -76,9 +78,13 @@ class StepLog(TrainerCallback):
             self.bar.update(state.global_step - self.bar.n)
             if "stopped" in logs:
                 self.bar.write(f"stopped after step {state.global_step}: {logs['stopped']}")
+            if self.live:
+                self.live.update()
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
+        if self.live:
+            self.live.clear()
 
 
 class MeasuredSteps(TrainerCallback):
@@ -107,6 +113,8 @@ class RecordedGRPOTrainer(RoutedGRPOTrainer):
     functions pass to TRL's `log_extra(name, values)`. train.jsonl has a line a step: TRL's log, and
     `rollout_means`.
 
+    `panels` are curves to show in a notebook meanwhile, as `lab.curves.plot_steps` draws them.
+
     `positive_only`: advantages are those of the function of that name. TRL's losses divide by the tokens of
     all rollouts as before, and the KL term (beta > 0) still acts on all: only at beta=0 does a group of equal
     rewards update nothing.
@@ -123,6 +131,7 @@ class RecordedGRPOTrainer(RoutedGRPOTrainer):
         *rest,
         results: Path,
         positive_only: bool = False,
+        panels: Panels | None = None,
         **kwargs,
     ):
         self.positive_only = positive_only
@@ -132,7 +141,7 @@ class RecordedGRPOTrainer(RoutedGRPOTrainer):
         for printer in (PrinterCallback, ProgressCallback):
             self.remove_callback(printer)
         # last, so that it writes what the others have added
-        self.add_callback(StepLog(results / "train.jsonl"))
+        self.add_callback(StepLog(results / "train.jsonl", panels))
 
     def unsupported(self) -> Iterator[tuple[bool, str]]:
         yield from super().unsupported()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from adapters import Route, bad_params, good_params, output_cosines, routed
+from lab.live import LivePlot
 from lab.logs import JsonLines
 from lab.runs import Run
 from routing.batches import Batch
@@ -19,7 +20,7 @@ from routing.optimizer import RoutedOptimizer
 
 
 class TrainingLog:
-    """One JSON line a step in run.results, and a progress bar.
+    """One JSON line a step in run.results, a progress bar, and in a notebook curves that grow.
 
     Of several processes the first one writes, for all of them.
     """
@@ -28,6 +29,7 @@ class TrainingLog:
         self.path = run.results / f"{name}.jsonl"
         self.lines = JsonLines(self.path, tracked=True)
         self.bar = tqdm(total=steps, desc=name, unit="step", disable=not is_main())
+        self.live = LivePlot(self.path, run.name)
         self.clock = time.perf_counter()
         self.parts: list[tuple[Batch, Tensor]] = []
 
@@ -49,6 +51,9 @@ class TrainingLog:
         self.bar.update(step + 1 - self.bar.n)
         if step + 1 == self.bar.total:
             self.bar.close()
+            self.live.clear()
+        else:
+            self.live.update()
 
 
 def step_metrics(parts: Sequence[tuple[Batch, Tensor]], optimizer: RoutedOptimizer) -> dict[str, Any]:

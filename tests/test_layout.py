@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "template": {"adapters", "lab", "routing"},
 }
 # what a training run reads, writes and is named by; evaluation and its tables are the tasks' business
-LAB_IN_ROUTING = ("errors", "files", "labels", "splits", "runs", "logs", "timing")
+LAB_IN_ROUTING = ("errors", "files", "labels", "splits", "runs", "logs", "live", "timing")
 LIBRARY = [path for package in MAY_IMPORT for path in sorted((REPO / package).rglob("*.py"))]
 
 
