@@ -1,5 +1,5 @@
 # Everyday commands. `make check` is what CI runs.
-.PHONY: sync test slow lint format check data all_caps
+.PHONY: sync test slow lint format check data all_caps notebooks
 
 sync:
 	uv sync
@@ -23,6 +23,9 @@ check:
 
 data:
 	uv run python routing/embedded/make_stories.py
+
+notebooks:
+	uv run python tools/notebooks.py
 
 all_caps:
 	uv run --directory all_caps python experiment.py

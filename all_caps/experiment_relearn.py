@@ -46,6 +46,7 @@ from routing.batches import collate
 from routing.checkpoints import load_checkpoint
 from routing.generation import sample_modes
 from routing.losses import example_losses
+from routing.notebooks import begin_again
 
 # bad is ablated, and its place may take a fresh adapter
 ROUTES = {
@@ -77,7 +78,6 @@ if LEARNER == "all":
     # in bf16 most small updates would round to nothing
     model.float().requires_grad_(True)
 learners = {"good": good_params, "fresh": bad_params, "all": lambda model: list(model.parameters())}
-optimizer = torch.optim.AdamW(learners[LEARNER](model), LEARNING_RATE, weight_decay=0.0)
 
 # %% Stories that training has not seen, in capitals and as they are
 stories = load_stories(STORIES)
@@ -100,6 +100,8 @@ def in_capitals() -> list[list[bool]]:
 
 
 # %% One story a step, and the rate whenever their number has doubled
+begin_again(model, name)
+optimizer = torch.optim.AdamW(learners[LEARNER](model), LEARNING_RATE, weight_decay=0.0)
 outcomes = {0: in_capitals()}
 for step in tqdm(in_caps, desc="relearn", unit="story"):
     model.train()

@@ -52,6 +52,7 @@ from lab.tables import format_table
 from routing.batches import collate
 from routing.checkpoints import load_checkpoint
 from routing.losses import example_losses
+from routing.notebooks import begin_again
 
 check_choice("METHOD", METHOD, ("gradient_difference", "rmu"))
 checkpoint = HERE / CHECKPOINT
@@ -111,13 +112,14 @@ def over_tokens(squares: torch.Tensor, batch) -> torch.Tensor:
 
 
 forgotten, kept = ([collate([examples[i] for i in pair[k]], model.device) for pair in steps] for k in (0, 1))
+
+# %% Unlearning
+begin_again(model, name)
 with routed(model, [ALONE] * UNLEARN_BATCH_SIZE), torch.no_grad():
     if METHOD == "rmu":
         before = [hidden(batch) for batch in kept]
         away = torch.randn(before[0].shape[-1], device=model.device)
         away *= RMU_STEERING * before[0].norm(dim=-1).median() / away.norm()
-
-# %% Unlearning
 optimizer = torch.optim.AdamW(good_params(model), LEARNING_RATE, weight_decay=0.0)
 model.train()
 for step in tqdm(range(UNLEARN_STEPS), desc="unlearn", unit="step"):

@@ -76,6 +76,8 @@ def merged_start(
     `run` is a part of the run that goes on from here: the LoRA is kept as its checkpoint, and an interrupted
     fine-tuning goes on with RESUME. `lora` are arguments of `apply_dual_lora`: rank, alpha. Seeds torch with
     SEED, before and after, so that what follows does not depend on where the run was resumed."""
+    if routed_modules(model):
+        raise BadInput("this model was given adapters before: load it again, in its cell above")
     seed = run.constants["SEED"]
     torch.manual_seed(seed)
     attach_adapters(model, "lora", lora={**lora, "bad_rank": 0}, mlp={}, layers=layers)

@@ -21,6 +21,7 @@ from lab.files import fingerprint, read_object, write_json
 from lab.runs import CONFIG, STARTED, Run, refuse_to_overwrite
 from routing.checkpoints import WEIGHTS, load_adapters, write_checkpoint
 from routing.distributed import from_main, gathered, is_main
+from routing.notebooks import begin_again
 from routing.stopping import stopped_by
 from routing.stream import deferred_interrupts
 
@@ -101,7 +102,10 @@ def train_to_end(trainer: Trainer, run: Run, **more: Any) -> str | None:
         refuse_other_rows(folder, config, data)
         stopped = config["stopped"]
     else:
-        stopped = _train(trainer, from_main(lambda: _begin(run, data)))
+        found = from_main(lambda: _begin(run, data))
+        if not found:
+            begin_again(model, run.name)
+        stopped = _train(trainer, found)
         write_checkpoint(folder, model, run.constants, data, stopped=stopped, **more)
     if is_main():
         for old in checkpoints_in(folder):

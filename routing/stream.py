@@ -20,6 +20,7 @@ from lab.runs import Run, refuse_to_overwrite
 from routing.batches import Batch, Example, batch_order, collate
 from routing.checkpoints import examples_fingerprint, load_training_state, save_training_state
 from routing.distributed import average_gradients, gathered, rank, world_size
+from routing.notebooks import begin_again
 
 
 def cosine_schedule(step: int, steps: int, warmup_steps: int = 0) -> float:
@@ -54,7 +55,7 @@ def training_stream(
     Every SAVE_EVERY steps, and at the end of the step in which the run is interrupted (Ctrl-C, SIGTERM),
     parameters, optimizer, random state and position go to run.checkpoint. With RESUME the run goes on from
     there, bit for bit as if it had not stopped. A checkpoint of other constants or other examples raises
-    BadInput."""
+    BadInput. In a notebook a run that is begun a second time begins again (`begin_again`)."""
     if batch_size % world_size():
         raise BadInput(f"BATCH_SIZE={batch_size}: give a multiple of the number of processes, {world_size()}")
     seed, save_every = run.constants["SEED"], run.constants["SAVE_EVERY"]
@@ -65,6 +66,7 @@ def training_stream(
     data = examples_fingerprint(examples)
     start = load_training_state(run, model, optimizer, steps, data) if run.constants["RESUME"] else 0
     if start == 0:
+        begin_again(model, run.name)
         # from here on a resume goes on with this run, not with an older one of the same name
         save_training_state(run, model, optimizer, 0, data)
     for group in optimizer.param_groups:
