@@ -7,7 +7,7 @@ some of the shouting, and the arms differ in what is done about it. Run the cell
 
 # %% Constants
 from lab.constants import check_choice, override_constants, use_preset
-from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
+from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE, REPORT_TO
 
 # Sizes for a GPU of 24 GB, on paper: MODEL_NAME=Qwen/Qwen3-0.6B or google/gemma-3-1b-it, PROMPTS_PER_STEP=16
 # NEW_TOKENS=64 MAX_STEPS=200 MICRO_BATCH_SIZE=32
@@ -78,10 +78,9 @@ from all_caps.rewards import COLUMNS, PANELS, measure_rollouts, rollout_results,
 from all_caps.scoring import prefix_of
 from all_caps.stories import load_stories, to_continuations
 from lab.curves import plot_steps
-from lab.files import write_json
 from lab.labels import pick
 from lab.monitor import Monitor
-from lab.runs import open_run
+from lab.runs import open_run, write_results
 from lab.tables import format_table
 from lab.timing import format_totals, totals
 from routing.generation import MODES
@@ -92,7 +91,7 @@ from routing.models import attach_adapters, load_model
 from routing.resuming import train_to_end
 from routing.stopping import KLGuard, RewardPlateau
 
-run = open_run(__file__, f"grpo_{ARM}", CONSTANTS, {"MONITOR_RECALL": "recall"})
+run = open_run(__file__, f"grpo_{ARM}", CONSTANTS, {"MONITOR_RECALL": "recall"}, REPORT_TO)
 monitor = Monitor(MONITOR_RECALL, SEED, at_random=ARM == "random_flags")
 args = grpo_config(
     run, PROMPTS_PER_STEP, NUM_GENERATIONS, MICRO_BATCH_SIZE, max_completion_length=NEW_TOKENS,
@@ -156,4 +155,4 @@ modes = {mode: MODES[mode] for mode in (["full", "bad_ablated"] if ROUTES is ROU
 measured |= measure_rollouts(model.eval(), tokenizer, held_out, modes, *evaluation)
 results = rollout_results(measured, held_out) | {"stopped": stopped, "seconds": totals()}
 print(f"\n{run.name}\n{format_table(results['modes'], COLUMNS)}\n{format_totals()}")
-write_json(run.results / "eval.json", {**results, "constants": run.constants})
+write_results(run, results)
