@@ -21,9 +21,10 @@ Panels = Mapping[str, Mapping[str, str]]
 
 
 class LivePlot:
-    """The curves of a JSONL log, drawn again as it grows: every `seconds` at most, and in a tenth of the time.
+    """The curves of a JSONL log, drawn again as it grows.
 
-    They are those of `lab.plots.draw_training`, or with `panels` those of `lab.curves.draw_steps`.
+    That is every `seconds` at most, and takes a tenth of the time at most. They are those of
+    `lab.plots.draw_training`, or with `panels` those of `lab.curves.draw_steps`.
     """
 
     def __init__(self, log: Path, title: str, panels: Panels | None = None, seconds: float = 5.0):

@@ -1,4 +1,4 @@
-"""Cells of a notebook that are run again: a training begins again, too, and does not go on with its result."""
+"""Cells of a notebook that are run again: a training begins again, and does not go on with its result."""
 
 import torch
 from torch import nn
@@ -10,8 +10,9 @@ from routing.checkpoints import copy_strictly
 def begin_again(model: nn.Module, training: str) -> None:
     """In a notebook, put what `model` trains back to what it was when this `training` first began on it.
 
-    The CPU's random state, too: there the second time ends as the first. A training that began on the model after this
-    one went on from its result, and is forgotten. Elsewhere a script runs once, and nothing is kept.
+    The CPU's random state, too: there the second time ends as the first. A training that began on the model
+    after this one went on from its result, and is forgotten. Elsewhere a script runs once, and nothing is
+    kept.
     """
     if not in_notebook():
         return
