@@ -25,10 +25,12 @@ SCRIPTS = [
 # what a script's constant of that name gets, whichever script it is: "mine" is a finished run
 SMALL = {
     "MAX_STEPS": 3, "BATCH_SIZE": 4, "LORA_RANK": 2, "BAD_LORA_RANK": 2, "FORGET_LORA_RANK": 2,
-    "NUM_EVAL_PROMPTS": 2, "NUM_EVAL_PROBLEMS": 2, "EVAL_NEW_TOKENS": 3, "MAX_NEW_TOKENS": 3, "NUM_PROMPTS": 3,
+    "NUM_EVAL_PROMPTS": 2, "NUM_EVAL_PROBLEMS": 2, "EVAL_NEW_TOKENS": 3, "MAX_NEW_TOKENS": 3,
+    "NUM_PROMPTS": 3,
     "NUM_SAMPLES": 2, "NUM_PROBLEMS": 2, "NUM_EXAMPLES": 3, "NUM_STORIES": 2, "CAPS_PERCENTAGE": 0.5,
     # "auto" measures which is faster, and comes to one or the other
-    "DTYPE": "float32", "CHECKPOINT": "checkpoints/mine", "RUN_NAME": "notebook", "RUN_NAMES": ["mine"], "WORKERS": 0,
+    "DTYPE": "float32", "CHECKPOINT": "checkpoints/mine",
+    "RUN_NAMES": ["mine"], "WORKERS": 0,
 }  # fmt: skip
 TRAINING = ["MODEL_NAME", "MAX_STEPS", "BATCH_SIZE", "LORA_RANK", "BAD_LORA_RANK", "NUM_EVAL_PROMPTS",
             "EVAL_NEW_TOKENS", "DTYPE"]  # fmt: skip
@@ -42,12 +44,16 @@ OWN = {
     "all_caps/experiment_unlearn": {"CHECKPOINT": "checkpoints/plain", "UNLEARN_STEPS": 2},
     "all_caps/plot_finetune": {"RUNS": ["mine"]},
     "all_caps/plot_results": {"RUN": "mine"},
-    "all_caps/sweep": {"CONDITIONS": [], "SEEDS": [0], "ADAPTER_TYPES": ["lora"]},
-    "mbpp/sweep": {"CONDITIONS": [], "SEEDS": [0], "ADAPTER_TYPES": ["lora"]},
+    "all_caps/sweep": {"CONDITIONS": [("b", "experiment.py", [])], "SEEDS": [0], "ADAPTER_TYPES": ["lora"]},
+    "mbpp/sweep": {"CONDITIONS": [("b", "experiment.py", [])], "SEEDS": [0], "ADAPTER_TYPES": ["lora"]},
     "tools/export": {"CHECKPOINT": "../all_caps/checkpoints/mine", "OUTPUT": "exported"},
     "tools/merge": {"CHECKPOINT": "../all_caps/checkpoints/mine", "OUTPUT": "merged"},
     "tools/smoke_test": {"PROBLEMS": ["embedded:basics"]},
 }  # fmt: skip
+LEFT_OUT = {
+    "tools/import_peft": "reads what PEFT wrote, as in tests/test_peft.py",
+    "tools/dial": "a page that is served until it is stopped: tests/test_dial.py",
+}
 # these write a folder or files that are there after the first time
 ONCE = ("tools/export", "tools/import_peft", "tools/merge", "tools/notebooks")
 
@@ -95,14 +101,30 @@ def folders(tmp_path_factory, model_folder) -> Scripts:
 
 
 def constants_of(script: str, model_folder: Path) -> dict:
-    problems = (
-        {"PROBLEMS": "few.jsonl", "MAX_SEQ_LENGTH": 400} if script.split("/")[0] in FEW_PROBLEMS else {}
-    )
-    return {"MODEL_NAME": str(model_folder), **SMALL, **problems, **OWN.get(script, {})}
+    folder, name = script.split("/")
+    constants = {"MODEL_NAME": str(model_folder), **SMALL, "RUN_NAME": f"notebook_{name}"}
+    if folder in FEW_PROBLEMS:
+        constants["PROBLEMS"] = "few.jsonl"
+    if folder in ("mbpp", "template"):
+        # the tiny tokenizer makes many tokens
+        constants["MAX_SEQ_LENGTH"] = 400
+    if name == "sweep":
+        given = ["MODEL_NAME", "MAX_STEPS", "BATCH_SIZE", "LORA_RANK", "EVAL_NEW_TOKENS", "MAX_SEQ_LENGTH"]
+        given += ["NUM_EVAL_PROMPTS"] if folder == "all_caps" else ["NUM_EVAL_PROBLEMS", "PROBLEMS"]
+        constants["COMMON"] = [
+            f"{constant}={constants[constant]}" for constant in given if constant in constants
+        ]
+        evaluated = (
+            ["MAX_NEW_TOKENS", "NUM_PROMPTS"]
+            if folder == "all_caps"
+            else ["MAX_NEW_TOKENS", "NUM_SAMPLES", "PROBLEMS"]
+        )
+        constants["EVALUATION"] = [f"{constant}={constants[constant]}" for constant in evaluated]
+    return constants | OWN.get(script, {})
 
 
 def patched(source: str, constants: dict) -> str:
-    """The first cell with other values, as a user would type them: those of lab/defaults.py after its import."""
+    """The first cell with other values, as a user would type them; what is imported gets them afterwards."""
     lines = source.splitlines()
     for node in reversed(ast.parse(source).body):
         if isinstance(node, ast.Assign):
@@ -140,7 +162,8 @@ import signal
 from adapters.dual_adapter import RoutedModule
 handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
 assert handlers == [signal.default_int_handler, signal.SIG_DFL], handlers
-wrapped = [m for m in globals()["model"].modules() if isinstance(m, RoutedModule)] if "model" in globals() else []
+modules = globals()["model"].modules() if "model" in globals() else []
+wrapped = [module for module in modules if isinstance(module, RoutedModule)]
 assert not any(isinstance(getattr(module, "base", None), RoutedModule) for module in wrapped)
 """
 
@@ -181,12 +204,12 @@ def test_outside_a_notebook_no_curves_are_drawn(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_runs_as_a_notebook(kernel, folders, model_folder, script):
-    """Each cell twice. A script that is new is here by itself, and gets SMALL; what else it needs is in OWN."""
+    """Each cell twice. A new script is here by itself, and gets SMALL; what else it needs is in OWN."""
     folder = script.split("/")[0]
     if folder in FEW_PROBLEMS and sandbox_level() == "none":
         pytest.skip("no sandbox works on this machine")
-    if script == "tools/import_peft":
-        pytest.skip("reads what PEFT wrote, as in tests/test_peft.py")
+    if script in LEFT_OUT:
+        pytest.skip(LEFT_OUT[script])
 
     def run(script: str, times: int = 1, **more) -> None:
         constants = constants_of(script, model_folder) | more

@@ -31,7 +31,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 def to_notebook(script: Path) -> nbformat.NotebookNode:
     text = script.read_text(encoding="utf-8")
     # above the first cell stands the docstring alone
-    found = jupytext.reads(text[text.index("# %%") :], fmt="py:percent").cells
+    found = jupytext.reads(text[text.index("\n# %%") + 1 :], fmt="py:percent").cells
     # a kernel has no __file__
     found[0].source = f"__file__ = {script.name!r}\n{found[0].source}"
     cells = [new_markdown_cell(f"# {script.stem}\n\n{ast.get_docstring(ast.parse(text))}")]
