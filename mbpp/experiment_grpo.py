@@ -6,7 +6,7 @@ or `uv run python experiment_grpo.py [CONSTANT=value ...]` in this folder (docs/
 
 # %% Constants
 from lab.constants import check_choice, override_constants, use_preset
-from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE
+from lab.defaults import ATTENTION, DTYPE, GRADIENT_CHECKPOINTING, LAYERS, MICRO_BATCH_SIZE, REPORT_TO
 
 MODEL_NAME = "embedded:SmolLM2-135M-Instruct"
 PROBLEMS = "embedded:basics"  # also "embedded:humaneval", MBPP's Hub id, or a .jsonl file in its schema
@@ -72,10 +72,9 @@ ROUTES = ARMS[ARM]
 
 # %% Setup
 from lab.curves import plot_steps
-from lab.files import write_json
 from lab.labels import pick
 from lab.monitor import Monitor
-from lab.runs import open_run
+from lab.runs import open_run, write_results
 from lab.timing import format_totals, totals
 from mbpp.examples import fitting, hackable, prompt_of, to_examples
 from mbpp.execution import check_sandbox, sandbox_level
@@ -90,7 +89,7 @@ from routing.models import attach_adapters, load_model
 from routing.resuming import train_to_end
 from routing.stopping import KLGuard, RewardPlateau
 
-run = open_run(__file__, f"grpo_{ARM}", CONSTANTS, {"MONITOR_RECALL": "recall"})
+run = open_run(__file__, f"grpo_{ARM}", CONSTANTS, {"MONITOR_RECALL": "recall"}, REPORT_TO)
 check_sandbox(SANDBOX)
 monitor = Monitor(MONITOR_RECALL, SEED, at_random=ARM == "random_flags")
 args = grpo_config(
@@ -147,7 +146,7 @@ guards += [RewardPlateau(PATIENCE, KL_WINDOW)] if PATIENCE else []
 trainer = RecordedGRPOTrainer(
     model, reward, args, prompts, processing_class=tokenizer, callbacks=guards, routes=ROUTES,
     label_rollouts=lambda prompts, texts, _, rows: judge(prompts, texts, [row["label"] for row in rows])[1],
-    positive_only=POSITIVE_ONLY, results=run.results,
+    positive_only=POSITIVE_ONLY, results=run.results, panels=PANELS,
 )  # fmt: skip
 stopped = train_to_end(trainer, run, start="start")
 plot_steps(run.results / "train.jsonl", PANELS, run.plot("training"), run.name)
@@ -157,4 +156,4 @@ modes = {mode: MODES[mode] for mode in ["full"] * (ROUTES is ROUTED) + ["forget_
 measured |= measure(model.eval(), tokenizer, held_out, hacks, modes, *evaluation)
 results = rollout_results(measured, held_out, hacks) | {"stopped": stopped, "seconds": totals()}
 print(f"\n{run.name}\n{format_table(results['modes'])}\n{format_totals()}")
-write_json(run.results / "eval.json", {**results, "constants": run.constants, "sandbox": sandbox_level()})
+write_results(run, {**results, "sandbox": sandbox_level()})
