@@ -8,7 +8,7 @@ to bottom, or `uv run python experiment_recovery.py [CONSTANT=value ...]` here; 
 from pathlib import Path
 
 from lab.constants import Constants, check_choice, override_constants
-from lab.defaults import GRADIENT_CHECKPOINTING, MICRO_BATCH_SIZE
+from lab.defaults import GRADIENT_CHECKPOINTING, MICRO_BATCH_SIZE, REPORT_TO
 
 CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
 TRAINED_WITH = []  # NAME=value constants that it must have been trained with; in reports
@@ -48,14 +48,13 @@ from all_caps.scoring import caps_by_prompt, is_caps, prefix_of
 from all_caps.stories import load_stories, to_caps
 from lab.curves import plot_curves
 from lab.errors import BadInput
-from lab.files import write_json
 from lab.intervals import rate_interval
 from lab.labels import pick
 from lab.logs import read_log
 from lab.modes import shares
 from lab.recovery import AREA, TRAINING, mean_over_steps, measured_steps, steps_back
 from lab.rewards import judged_reward
-from lab.runs import open_run, read_config
+from lab.runs import open_run, read_config, write_results
 from routing.batches import make_example
 from routing.generation import sample_modes
 from routing.grpo import MeasuredSteps, RecordedGRPOTrainer
@@ -73,7 +72,7 @@ trained = read_config(checkpoint)["constants"]
 if missing := set(TRAINED_WITH) - {f"{constant}={value}" for constant, value in trained.items()}:
     raise BadInput(f"{checkpoint} was not trained with {', '.join(sorted(missing))}")
 name = RUN_NAME or f"{checkpoint.name}_{START}_{PROMPT_KIND}{PROMPTS}_recoveryseed{SEED}"
-run = open_run(__file__, "recovery", Constants(CONSTANTS | {"RUN_NAME": name}), {})
+run = open_run(__file__, "recovery", Constants(CONSTANTS | {"RUN_NAME": name}), {}, REPORT_TO)
 args = grpo_config(
     run, PROMPTS_PER_STEP, NUM_GENERATIONS, MICRO_BATCH_SIZE, max_completion_length=NEW_TOKENS,
     temperature=TEMPERATURE, max_steps=MAX_STEPS, learning_rate=LEARNING_RATE, beta=BETA, loss_type="dapo",
@@ -155,5 +154,5 @@ print(
     f"{name}: steps until {back:.2f}, half of the whole model's rate (None: more than {MAX_STEPS}): {summary}"
 )
 result = {"steps_back": summary, "back": back, "values": values, "units": units}
-write_json(run.results / "eval.json", {**result, "constants": run.constants})
+write_results(run, result)
 plot_curves({"caps rate": curves}, run.plot("recovery"), "steps of reinforcement", bounded=["caps rate"])
