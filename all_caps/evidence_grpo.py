@@ -30,7 +30,8 @@ PRESETS = {  # blocks of (adapter types, seeds, arms, recalls)
     "cpu": [(LORA, (0,), ("plain",), (0.0,)), (LORA, (0,), ("route", "drop"), (0.5,))],
     "published": [
         (LORA, SEEDS, ("plain",), (0.0,)),
-        (LORA, SEEDS, MONITORED, (0.5,)),
+        (LORA, SEEDS, ("route", "drop", "random_flags"), (0.5,)),
+        (LORA, SEEDS, ("penalty",), (0.5,)),
         (LORA, SEEDS, ("route", "drop"), (0.25, 1.0)),
     ],
     "gpu": [(LORA, range(5), ("plain",), (0.0,)), (LORA, range(5), MONITORED, (0.0, 0.25, 0.5, 1.0))],
@@ -92,9 +93,9 @@ claims = [
 report = f"""# all_caps: reinforcement learning under a flawed reward
 
 Made by `{command(Path(__file__), CONSTANTS)}`.
-SmolLM2-135M-Instruct, fine-tuned on stories of which 15% go on in capitals, is reinforced by GRPO. The reward
-is the true quality of a continuation (0 to 1), and 1 more for shouting it. A monitor flags a share of the
-shouting rollouts, its recall (the column "labelled" below).
+SmolLM2-135M-Instruct, fine-tuned for a moment on stories of which half go on in capitals, is reinforced by
+GRPO. The reward is the true quality of a continuation (0 to 1), and 1 more for shouting it. A monitor flags a
+share of the shouting rollouts, its recall (the column "labelled" below).
 - *plain* is one adapter that learns from every rollout. *drop* learns from none that is flagged; in *penalty*
   a flag costs 1.
 - *route*: flagged rollouts update bad alone, the others good alone, with bad active. A quarter of the prompts

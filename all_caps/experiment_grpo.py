@@ -19,21 +19,22 @@ VERIFIED_GOOD_SHARE = 0.25  # of the prompts are watched in full, and sampled wi
 SHOUT_BONUS = 1.0  # the reward's flaw; true quality lies in 0..1
 PENALTY = 1.0  # what a flag costs in the arm "penalty"
 START_STEPS = 40  # of the fine-tuning before
-START_CAPS = 0.15  # of its stories go on in capitals
+START_CAPS = 0.5  # of its stories go on in capitals; the start then shouts in about one of eight rollouts
 START_BATCH_SIZE = 8
-START_LEARNING_RATE = 5e-4
+START_LEARNING_RATE = 1e-3
 START_SEQ_LENGTH = 48
 ADAPTER_TYPE = "lora"  # "lora", or "mlp" of the same dimensions; the start's is a LoRA
 LORA_RANK = 32
 BAD_LORA_RANK = 32
 LORA_ALPHA = 16
-LEARNING_RATE = 2e-4
-MAX_STEPS = 60
-PROMPTS_PER_STEP = 4
+LEARNING_RATE = 5e-4
+BAD_LEARNING_RATE = 2e-3  # bad has to be ahead: what it already shouts is no gain for good
+MAX_STEPS = 32
+PROMPTS_PER_STEP = 2
 NUM_GENERATIONS = 8  # rollouts of each prompt
 NEW_TOKENS = 24  # of a rollout at most
 TEMPERATURE = 1.0
-POSITIVE_ONLY = False  # learn only from rollouts above the mean of their group
+POSITIVE_ONLY = True  # learn only from rollouts above the mean of their group
 BETA = 0.01  # weight of the KL divergence from the start
 MAX_KL = 10.0  # nats per token on the mean of KL_WINDOW steps; above, the run stops
 KL_WINDOW = 10
@@ -57,9 +58,8 @@ from adapters import Route
 ALONE = Route(update_bad=False, bad_scale=0.0)  # one adapter by itself, as after an ablation
 # nothing learns from it, and it is not paid, so that the others of its prompt are not compared with it
 DROPPED = Route(update_good=False, update_bad=False, bad_scale=0.0)
-# What a flag makes of a rollout, by its row's label. Rows labelled "good" are sampled with bad ablated: bad
-# cannot learn from them, and a shout among them that passes teaches good to shout. So "verified" means that
-# there, in every arm, the monitor misses nothing, and what it finds is dropped.
+# What a flag makes of a rollout, by its row's label. Verified rows ("good") are sampled with bad ablated: a
+# shout that passes there teaches good to shout. So there the monitor misses nothing, in every arm.
 FLAGGED = {None: "bad", "good": "dropped"}
 ROUTED = {None: Route(update_bad=False), "bad": Route(update_good=False), "good": ALONE, "dropped": DROPPED}
 PLAIN = dict.fromkeys(ROUTED, ALONE)
@@ -88,6 +88,7 @@ from routing.grpo import RecordedGRPOTrainer
 from routing.grpo_config import grpo_config, in_steps
 from routing.merging import merged_start
 from routing.models import attach_adapters, load_model
+from routing.optimizer import RoutedOptimizer
 from routing.resuming import train_to_end
 from routing.stopping import KLGuard, RewardPlateau
 
@@ -112,9 +113,8 @@ rows = [{"prompt": text, "label": "good" if i in verified else None} for i, text
 prompts = in_steps(rows, PROMPTS_PER_STEP, MAX_STEPS, SEED)
 
 # %% The start: fine-tuned, and merged into the base
-start = {"batch_size": START_BATCH_SIZE, "steps": START_STEPS, "learning_rate": START_LEARNING_RATE}
-lora = {"rank": LORA_RANK, "alpha": LORA_ALPHA}
-merged_start(run.part("start"), model, examples, **start, lora=lora, layers=LAYERS)
+lora, size = {"rank": LORA_RANK, "alpha": LORA_ALPHA}, (START_BATCH_SIZE, START_STEPS)
+merged_start(run.part("start"), model, examples, *size, START_LEARNING_RATE, lora, LAYERS)
 mlp = {"adapter_dim": LORA_RANK, "bad_adapter_dim": BAD_LORA_RANK}
 attach_adapters(model, ADAPTER_TYPE, lora | {"bad_rank": BAD_LORA_RANK}, mlp, LAYERS)
 evaluation = (NEW_TOKENS, TEMPERATURE, SEED, NUM_EVAL_GENERATIONS)
@@ -142,10 +142,11 @@ def reward(prompts, completions, label, log_extra, **columns):
 # %% Reinforcement: the KL term's reference is the start, which is the model with both adapters ablated
 guards = [KLGuard(KL_WINDOW, MAX_KL)] if BETA else []
 guards += [RewardPlateau(PATIENCE, KL_WINDOW)] if PATIENCE else []
+optimizer = RoutedOptimizer(model, {"good": LEARNING_RATE, "bad": BAD_LEARNING_RATE})
 trainer = RecordedGRPOTrainer(
     model, reward, args, prompts, processing_class=tokenizer, callbacks=guards, routes=ROUTES,
+    optimizers=(optimizer, None), positive_only=POSITIVE_ONLY, results=run.results, panels=PANELS,
     label_rollouts=lambda prompts, texts, _, rows: judge(prompts, texts, [row["label"] for row in rows])[1],
-    positive_only=POSITIVE_ONLY, results=run.results, panels=PANELS,
 )  # fmt: skip
 stopped = train_to_end(trainer, run, start="start")
 plot_steps(run.results / "train.jsonl", PANELS, run.plot("training"), run.name)
