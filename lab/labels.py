@@ -4,8 +4,6 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 
-from scipy.stats import norm
-
 from lab.errors import BadInput
 
 
@@ -57,6 +55,9 @@ def noisy_probabilities(
         raise BadInput("a classifier needs examples of the behaviour; there are none")
     if auc == 1:
         return {i: float(i in chosen) for i in items}
+    # here: labels are the core's, scipy is not
+    from scipy.stats import norm
+
     apart, share = 2**0.5 * norm.ppf(auc), len(chosen) / len(items)
     scores = {i: random.Random(f"classifier {seed} {i}").gauss() + apart * (i in chosen) for i in items}
     odds = {i: share / (1 - share) * math.exp(apart * (score - apart / 2)) for i, score in scores.items()}
