@@ -19,9 +19,10 @@ CONSTANTS = override_constants(globals())
 HERE = Path(__file__).parent
 
 # %% The grid: an arm, the monitor's recall, a seed
-from lab.curves import plot_curves
+from all_caps.rewards import COLUMNS
 from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells, run_cells
+from lab.plots import plot_modes
 from lab.report import Claim, claims_table, command, left_out, measures_table, publish
 
 LORA, SEEDS = ("lora",), (0, 1, 2)
@@ -106,7 +107,7 @@ Every arm begins at the same start and takes the same number of steps. Measured 
 and *random_flags*: with bad ablated) on stories of plots that training never met, test split. Means over
 seeds and stories, 95% intervals over seeds and plots.
 
-![Shouting and true quality over the monitor's recall]({output.name}.png)
+![Shouting and true quality by arm and the monitor's recall]({output.name}.png)
 
 ## Claims
 
@@ -120,16 +121,18 @@ seeds and stories, 95% intervals over seeds and plots.
 
 {output.name}.jsonl has the values of every story, {output.name}.csv a row a cell.
 """
-panels: dict[str, dict] = {}
-for measure in MEASURES:
-    lines = {
-        arm: {
-            recall: value
-            for recall in evidence.shares(arm, "lora")
-            if (value := evidence.interval(measure.name, arm, recall, "lora"))
-        }
-        for arm in ("plain", *MONITORED)
-    }
-    panels[measure.title] = {arm: points for arm, points in lines.items() if points}
-plot_curves(panels, output.with_suffix(".png"), "share of shouting rollouts that is flagged", bounded=panels)
+# a bar an arm and recall
+bars = {"start": start, "plain": plain} | {
+    f"{arm}\n{100 * recall:g}%": (arm, recall) for arm in MONITORED for recall in evidence.shares(arm, "lora")
+}
+bars["route, bad on\n50%"] = (*route, "full")
+found = {
+    bar: {name: evidence.interval(name, which[0], which[1], "lora", *which[2:]) for name in evidence.measures}
+    for bar, which in bars.items()
+}
+found = {bar: intervals for bar, intervals in found.items() if all(intervals.values())}
+if found:
+    plot_modes(
+        found, COLUMNS, output.with_suffix(".png"), "after reinforcement, by arm and the monitor's recall"
+    )
 publish(evidence, output, report, failed)
