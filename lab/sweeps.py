@@ -133,6 +133,9 @@ def _run(job: Job, log: Path, environment: Mapping[str, str]) -> str | None:
     # after a kill of a sweep its runs go on
     if reason := working_on(job.script.parent / "results" / job.run):
         return reason
+    # and may have ended since they were looked at
+    if is_complete(job):
+        return None
     # a run of other constants is trained again; one that was interrupted, or not evaluated, goes on
     checkpoint = job.script.parent / "checkpoints" / job.run
     saved = saved_constants(checkpoint)
