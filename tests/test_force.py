@@ -199,6 +199,46 @@ def load_data(folder: Path) -> str | None:
     )
 
 
+def test_a_comparison(scripts, tmp_path):
+    """eval_multi.py: what was evaluated is never evaluated again, and the table is that of one start."""
+    folder = scripts.copy("all_caps")
+    names = ["one", "two", "three"]
+    for seed, name in enumerate(names):
+        scripts("all_caps/experiment.py", f"RUN_NAME={name}", f"SEED={seed}", "MAX_STEPS=1")
+    fell = Counter()
+
+    def work(output: str) -> Callable[[], None]:
+        def compare() -> None:
+            there = entries(output)
+            small = ["NUM_PROMPTS=2", "NUM_GENERATIONS=1", "MAX_NEW_TOKENS=3", f"RUN_NAMES={names}"]
+            done = run_here(folder, "eval_multi.py", [*small, f"OUTPUT={output}"])
+            assert done.returncode == 0 and done.stdout.count("reusing") == len(there), done.stderr
+
+        return compare
+
+    def entries(output: str) -> dict:
+        path = folder / f"results/{output}_results.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    timed(work("whole"))
+    seconds, want = timed(work("again")), entries("whole")
+    assert list(want) == names
+    for chain in itertools.count():
+        output, before = f"killed{chain}", {}
+
+        def see(output=output, before=before) -> str:
+            there = entries(output)
+            assert there.items() <= want.items() and before.items() <= there.items()
+            before.update(there)
+            return f"with {len(there)} of {len(names)} runs evaluated"
+
+        kill_until_it_ends(work(output), seconds, see, fell)
+        assert entries(output) == want
+        if fell.total() >= KILLS:
+            break
+    report("eval_multi", fell)
+
+
 SCRIPT = """
 RUN_NAME = ""
 RESUME = False
