@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters import DualLoRALinear, TrainedLayer, attach, routed_modules
+from adapters.dual_adapter import RoutedModule
 from lab.errors import BadInput
 from lab.runs import Run, read_config
 from routing.batches import Example
@@ -76,7 +77,7 @@ def merged_start(
     `run` is a part of the run that goes on from here: the LoRA is kept as its checkpoint, and an interrupted
     fine-tuning goes on with RESUME. `lora` are arguments of `apply_dual_lora`: rank, alpha. Seeds torch with
     SEED, before and after, so that what follows does not depend on where the run was resumed."""
-    if routed_modules(model):
+    if any(isinstance(module, RoutedModule) for module in model.modules()):
         raise BadInput("this model was given adapters before: load it again, in its cell above")
     seed = run.constants["SEED"]
     torch.manual_seed(seed)

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import REPO, Scripts
+from conftest import REPO, Scripts, tiny_model
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from adapters import apply_dual_lora
+from lab.errors import BadInput
 from lab.live import LivePlot
+from lab.runs import Run
 from mbpp.execution import sandbox_level
+from routing.batches import make_example
+from routing.merging import merged_start
 
 FEW_PROBLEMS = ("mbpp", "reward_hack_data")
 FOLDERS = ("all_caps", "mbpp", "template", "reward_hack_data", "tools")
@@ -199,6 +204,21 @@ def test_outside_a_notebook_no_curves_are_drawn(tmp_path):
     live = LivePlot(tmp_path / "there is no such log", "", seconds=0)
     live.update()
     assert live.shown is None
+
+
+def test_a_start_is_merged_once(tmp_path, tokenizer):
+    constants = {"MODEL_NAME": "tiny", "SEED": 0, "SAVE_EVERY": 9, "RESUME": False}
+    run, model = Run("mine", tmp_path, constants), tiny_model()
+    examples = [make_example(tokenizer, "", "The fox ran home.", 16, None, "normal", size=16)] * 2
+
+    def start() -> None:
+        lora = {"rank": 2, "alpha": 2}
+        merged_start(run.part("start"), model, examples, 2, steps=1, learning_rate=0.1, lora=lora)
+
+    start()
+    apply_dual_lora(model, rank=2, bad_rank=2, alpha=2)
+    with pytest.raises(BadInput, match="load it again"):
+        start()
 
 
 @pytest.mark.slow
