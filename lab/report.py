@@ -166,6 +166,8 @@ def plot_over_labels(
         axes.axhline(reference[1]["mean"], color="grey", ls="--", lw=1, label=reference[0])
         axes.axhspan(reference[1]["low"], reference[1]["high"], color="grey", alpha=0.12, lw=0)
     axes.set_xticks(range(len(shares)), [f"{100 * share:g}%" for share in shares])
+    # a single share stands in the middle
+    axes.set_xlim(-0.3, len(shares) - 0.7)
     axes.set_xlabel("share of the behaviour that is labelled")
     axes.set_ylabel(ylabel)
 
