@@ -173,6 +173,7 @@ assert not any(isinstance(getattr(module, "base", None), RoutedModule) for modul
 """
 
 
+@pytest.mark.slow
 def test_cells_that_run_twice_leave_what_the_script_leaves(kernel, folders, model_folder):
     constants = constants_of("all_caps/experiment", model_folder) | {"RUN_NAME": "twice"}
     folder = folders.root / "all_caps"
