@@ -79,6 +79,7 @@ claims = [
         evidence.difference("quality", route, plain, "lora"),
         above=True,
     ),
+    Claim("and less is shouted than after plain GRPO", fewer_shouts(route, plain)),
     Claim("random flags leave more than 0.25", rate(at_random), bound=0.25, above=True),
     Claim("dropping what is flagged leaves more than 0.5", rate(drop), bound=0.5, above=True),
     *(
@@ -123,9 +124,11 @@ seeds and stories, 95% intervals over seeds and plots.
 """
 # a bar an arm and recall
 bars = {"start": start, "plain": plain} | {
-    f"{arm}\n{100 * recall:g}%": (arm, recall) for arm in MONITORED for recall in evidence.shares(arm, "lora")
+    arm.replace("_", "\n") + f" {100 * recall:g}%": (arm, recall)
+    for arm in MONITORED
+    for recall in evidence.shares(arm, "lora")
 }
-bars["route, bad on\n50%"] = (*route, "full")
+bars["route 50%,\nbad on"] = (*route, "full")
 found = {
     bar: {name: evidence.interval(name, which[0], which[1], "lora", *which[2:]) for name in evidence.measures}
     for bar, which in bars.items()
