@@ -44,6 +44,7 @@ def test_every_contestant_runs(monkeypatch):
     assert list(result) == names and not any("failed" in measured for measured in result.values())
 
 
+@pytest.mark.slow
 def test_a_contestant_that_cannot_run_says_why(monkeypatch):
     monkeypatch.syspath_prepend(REPO / "benchmarks")
     from side_by_side import measure

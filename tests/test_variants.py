@@ -249,6 +249,7 @@ def test_eval_multi_names_missing_runs_and_wrong_dimensions(scripts, tmp_path):
     assert "its checkpoint has good_dim=2, bad_dim=2" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_sweep_skips_complete_runs_and_goes_on_after_a_failure(scripts, tmp_path, model_folder):
     folder = scripts.copy("all_caps")
     common = [f"MODEL_NAME={model_folder}", *scripts.constants[1:], "CAPS_PERCENTAGE=0.5"]
