@@ -1,6 +1,6 @@
 """Recovery, as a report: how soon does reinforcement on a single prompt bring capitals back?
 
-Runs start from the checkpoints of evidence.py's cells, which are trained here if they are not there yet. Runs
+Runs start from checkpoints of evidence.py's methods, which are trained here if they are not there yet. Runs
 that OUTPUT.jsonl has already are not made again; one that was interrupted goes on.
 """
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from lab.constants import check_choice, override_constants
 
-PRESET = "cpu"  # a seed of two methods, under an hour on two cores; "published": three seeds of four
+PRESET = "cpu"  # one seed, under an hour on two cores; "published": what docs/evidence holds
 LABELED = 0.5  # share of the capitals that is labelled
 OUTPUT = "results/recovery"  # .jsonl, .csv, .md, .png; published: "../docs/evidence/all_caps_recovery"
 DTYPE = "auto"  # of the base; differs between machines, so give "bfloat16" for what is published
 WORKERS = 2  # runs at a time, which share the cores; 0: only the report of what is there
-COMMON = ["EVAL_SPLIT=test", "NUM_EVAL_PROMPTS=44", "PROBE_EVERY=0"]  # for every checkpoint
+# for every checkpoint; its own evaluation is not read here, hence short
+COMMON = ["NUM_EVAL_PROMPTS=2", "EVAL_NEW_TOKENS=2", "PROBE_EVERY=0"]
 MARGIN = 0.1  # a higher mean rate that still counts as no higher
 MAX_STEPS = 24
 MEASURE_EVERY = 3
@@ -33,17 +34,20 @@ from lab.recovery import AREA, TRAINING, measured_steps, modes_table, recovery_c
 from lab.report import Claim, claims_table, command, left_out, publish
 from lab.sweeps import Job, constants_as_run, run_jobs
 
-PRESETS = {  # seeds, and methods beside never having seen capitals and the base model
-    "cpu": ([0], ["exclusive", "filter"]),
-    "published": ([0, 1, 2], ["route", "exclusive", "recipe", "filter"]),
-}
+PRESETS = {"cpu": [0], "published": [0, 1, 2]}  # seeds
 check_choice("PRESET", PRESET, PRESETS)
-seeds, compared = PRESETS[PRESET]
+seeds = PRESETS[PRESET]
+compared = ["route", "exclusive", "filter"]
 logs = HERE / "results" / "recovery_logs"
 lora, (oracle, everything) = ("lora",), NEVER_SEEN
 blocks = [(lora, seeds, (oracle,), (everything,)), (lora, seeds, compared, (LABELED,))]
 starts = make_cells(
-    HERE / "experiment_arms.py", "LABELED_BAD_PERCENTAGE", METHODS, blocks, [*COMMON, f"DTYPE={DTYPE}"]
+    HERE / "experiment_arms.py",
+    "LABELED_BAD_PERCENTAGE",
+    METHODS,
+    blocks,
+    [*COMMON, f"DTYPE={DTYPE}"],
+    prefix="before_recovery",
 )
 common = [f"MAX_STEPS={MAX_STEPS}", f"MEASURE_EVERY={MEASURE_EVERY}", "SPLIT=test", *COMMON_RECOVERY]
 cells = []

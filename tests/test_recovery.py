@@ -233,9 +233,9 @@ def test_the_recovery_report_goes_on_where_it_stopped(scripts, tmp_path):
     done = scripts("all_caps/evidence_recovery.py")
     report = (folder / "results/recovery.md").read_text()
     assert "Every cell of the grid was measured." in report and "evidence_recovery.py" in report
-    for method in ("exclusive | 50%", "filter | 50%", "never seen | 100%", "base | 100%"):
+    for method in ("route | 50%", "exclusive | 50%", "filter | 50%", "never seen | 100%", "base | 100%"):
         assert len(re.findall(rf"^\| {re.escape(method)} \| 1 \| ", report, re.MULTILINE)) == 1, report
     assert "| exclusive: held-out, UPPER prefix: no higher mean rate" in done.stdout
     assert (folder / "results/recovery.png").stat().st_size > 10_000
     again = scripts("all_caps/evidence_recovery.py")
-    assert "4 of 4 cells are in recovery.jsonl already" in again.stdout
+    assert "5 of 5 cells are in recovery.jsonl already" in again.stdout
