@@ -1,6 +1,7 @@
 """Tiny real models and a tiny real tokenizer, made from random configs; nothing is downloaded."""
 
 import contextlib
+import gc
 import io
 import os
 import runpy
@@ -116,6 +117,20 @@ def randomize(model, seed: int = 1) -> None:
                 parameter.copy_(
                     0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
                 )
+
+
+@pytest.fixture
+def unreported(monkeypatch):
+    """TRL tells its makers of every trainer that is made, but not in CI."""
+    monkeypatch.setenv("CI", "1")
+
+
+@pytest.fixture(scope="module")
+def little_garbage():
+    """Trainers collect garbage, which takes half a second with all that is imported by then."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ def benchmark(tmp_path, script, *arguments):
     return json.loads(result.read_text())
 
 
+@pytest.mark.slow
 def test_routing_step(tmp_path):
     size = ["--model", "tiny", "--batch", "4", "--tokens", "16", "--rank", "2"]
     result = benchmark(tmp_path, "routing_step.py", *size, "--contestants", "ours")
@@ -62,6 +63,7 @@ def test_growth(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_judging(tmp_path):
     result = benchmark(tmp_path, "evaluation.py", "--parts", "judging", "--programs", "4")["judging"]
     assert {"sandbox", "bare", "bare_per_test", "time_over_bare", "time_over_bare_per_test"} < set(result)

@@ -1,6 +1,5 @@
 """GRPO as the scripts run it: advantages, records, guards, resuming, merging, and the flawed reward."""
 
-import gc
 import itertools
 import json
 import math
@@ -54,19 +53,7 @@ ROUTES = {
 }
 PROMPTS = ["Tom ran to the", "Once upon a time", "The cat", "A bird sang in the"]
 
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    """TRL tells its makers of every trainer that is made, but not in CI."""
-    monkeypatch.setenv("CI", "1")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_garbage():
-    """Trainers collect garbage, which takes half a second with all that is imported by then."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("unreported", "little_garbage")
 
 
 def a_run(folder, **constants):

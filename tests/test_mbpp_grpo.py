@@ -34,11 +34,7 @@ PROGRAMS = {
 }
 PARTS = ("flawed", "exploit", "hardcoded", "constant", "solved")
 
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    """TRL tells its makers of every trainer that is made, but not in CI."""
-    monkeypatch.setenv("CI", "1")
+pytestmark = pytest.mark.usefixtures("unreported")
 
 
 def test_the_flaw_pays_for_what_passes_the_one_test_it_shows():

@@ -1,6 +1,5 @@
 """Recovery of a removed behaviour by reinforcement: the script on a tiny model, its numbers, the report."""
 
-import gc
 import json
 import os
 import re
@@ -37,19 +36,7 @@ SCRIPT = "all_caps/experiment_recovery.py"
 SMALL = ["MAX_STEPS=3", "MEASURE_EVERY=2", "NEW_TOKENS=5", "NUM_PROMPTS=2", "NUM_SAMPLES=4", "SAVE_EVERY=2"]
 FROM = "CHECKPOINT=checkpoints/mine"
 
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    """TRL tells its makers of every trainer that is made, but not in CI."""
-    monkeypatch.setenv("CI", "1")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_garbage():
-    """Trainers collect garbage, which takes half a second with all that is imported by then."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("unreported", "little_garbage")
 
 
 # --- numbers

@@ -1,6 +1,5 @@
 """The routed Trainers are exact: their gradients are those of a loop over single examples and rollouts."""
 
-import gc
 import importlib.util
 import itertools
 import os
@@ -33,19 +32,7 @@ from routing.trainer import RoutedTrainer
 TABLE = {**ROUTES, "half": Route(0.5, 0.25, 2.0, 0.5)}
 LABELS = [None, "bad", "good", "half", "bad", None, "good"]
 
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    """TRL tells its makers of every trainer that is made, but not in CI."""
-    monkeypatch.setenv("CI", "1")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_garbage():
-    """Trainers collect garbage, which takes half a second with all that is imported by then."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("unreported", "little_garbage")
 
 
 @pytest.fixture
