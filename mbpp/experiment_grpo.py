@@ -25,12 +25,13 @@ LORA_RANK = 32
 FORGET_LORA_RANK = 32
 LORA_ALPHA = 32
 LEARNING_RATE = 5e-4
+FORGET_LEARNING_RATE = 2e-3  # forget has to be ahead: what it already hacks is no gain for retain
 MAX_STEPS = 40
 PROMPTS_PER_STEP = 4
 NUM_GENERATIONS = 8  # rollouts of each prompt
 NEW_TOKENS = 48  # of a rollout at most
 TEMPERATURE = 1.0
-POSITIVE_ONLY = False  # learn only from rollouts above the mean of their group
+POSITIVE_ONLY = True  # learn only from rollouts above the mean of their group
 BETA = 0.01  # weight of the KL divergence from the start
 MAX_KL = 10.0  # nats per token on the mean of KL_WINDOW steps; above, the run stops
 KL_WINDOW = 10
@@ -45,8 +46,7 @@ NUM_EVAL_GENERATIONS = 2  # of each
 CODE_TIMEOUT = 3.0  # seconds a program may run
 SANDBOX = "auto"  # "none": where no sandbox works, run model-written programs without one
 DEV = False  # the sizes below, where the shell gives no others: within 2 minutes on 2 cores
-DEV_SIZES = {"START_STEPS": 8, "START_PROBLEMS": 40, "PROMPTS_PER_STEP": 1, "NUM_EVAL_PROBLEMS": 8}
-DEV_SIZES |= {"MAX_STEPS": 2}
+DEV_SIZES = {"START_STEPS": 8, "MAX_STEPS": 2, "PROMPTS_PER_STEP": 1, "NUM_EVAL_PROBLEMS": 8}
 CONSTANTS = override_constants(globals())  # from the shell: CONSTANT=value
 CONSTANTS = use_preset(globals(), CONSTANTS, DEV_SIZES if DEV else {})
 
@@ -86,6 +86,7 @@ from routing.grpo import RecordedGRPOTrainer
 from routing.grpo_config import grpo_config, in_steps
 from routing.merging import merged_start
 from routing.models import attach_adapters, load_model
+from routing.optimizer import RoutedOptimizer
 from routing.resuming import train_to_end
 from routing.stopping import KLGuard, RewardPlateau
 
@@ -113,9 +114,8 @@ prompts = in_steps(rows, PROMPTS_PER_STEP, MAX_STEPS, SEED)
 judge_programs = ProgramJudge(asked, CODE_TIMEOUT)
 
 # %% The start: fine-tuned, and merged into the base
-start = {"batch_size": START_BATCH_SIZE, "steps": START_STEPS, "learning_rate": START_LEARNING_RATE}
-lora = {"rank": LORA_RANK, "alpha": LORA_ALPHA}
-merged_start(run.part("start"), model, examples, **start, lora=lora, layers=LAYERS)
+lora, size = {"rank": LORA_RANK, "alpha": LORA_ALPHA}, (START_BATCH_SIZE, START_STEPS)
+merged_start(run.part("start"), model, examples, *size, START_LEARNING_RATE, lora, LAYERS)
 mlp = {"adapter_dim": LORA_RANK, "bad_adapter_dim": FORGET_LORA_RANK}
 attach_adapters(model, ADAPTER_TYPE, lora | {"bad_rank": FORGET_LORA_RANK}, mlp, LAYERS)
 evaluation = (NEW_TOKENS, CODE_TIMEOUT, TEMPERATURE, SEED, NUM_EVAL_GENERATIONS)
@@ -143,10 +143,11 @@ def reward(prompts, completions, label, log_extra, **columns):
 # %% Reinforcement: the KL term's reference is the start, which is the model with both adapters ablated
 guards = [KLGuard(KL_WINDOW, MAX_KL)] if BETA else []
 guards += [RewardPlateau(PATIENCE, KL_WINDOW)] if PATIENCE else []
+optimizer = RoutedOptimizer(model, {"good": LEARNING_RATE, "bad": FORGET_LEARNING_RATE})
 trainer = RecordedGRPOTrainer(
     model, reward, args, prompts, processing_class=tokenizer, callbacks=guards, routes=ROUTES,
     label_rollouts=lambda prompts, texts, _, rows: judge(prompts, texts, [row["label"] for row in rows])[1],
-    positive_only=POSITIVE_ONLY, results=run.results, panels=PANELS,
+    optimizers=(optimizer, None), positive_only=POSITIVE_ONLY, results=run.results, panels=PANELS,
 )  # fmt: skip
 stopped = train_to_end(trainer, run, start="start")
 plot_steps(run.results / "train.jsonl", PANELS, run.plot("training"), run.name)
