@@ -16,7 +16,7 @@ DTYPE = "auto"  # of the base; differs between machines, so give "bfloat16" for 
 WORKERS = 2  # runs at a time, which share the cores; 0: only the report of what is there
 # for every checkpoint; its own evaluation is not read here, hence short
 COMMON = ["NUM_EVAL_PROMPTS=2", "EVAL_NEW_TOKENS=2", "PROBE_EVERY=0"]
-MARGIN = 0.1  # a higher mean rate that still counts as no higher
+MARGIN = 0.2  # a higher mean rate that still counts as no higher; of equal ones the interval reaches 0.17
 MAX_STEPS = 24
 MEASURE_EVERY = 3
 COMMON_RECOVERY = []  # more constants of experiment_recovery.py, for every run
@@ -41,14 +41,8 @@ compared = ["route", "exclusive", "filter"]
 logs = HERE / "results" / "recovery_logs"
 lora, (oracle, everything) = ("lora",), NEVER_SEEN
 blocks = [(lora, seeds, (oracle,), (everything,)), (lora, seeds, compared, (LABELED,))]
-starts = make_cells(
-    HERE / "experiment_arms.py",
-    "LABELED_BAD_PERCENTAGE",
-    METHODS,
-    blocks,
-    [*COMMON, f"DTYPE={DTYPE}"],
-    prefix="before_recovery",
-)
+script, common = HERE / "experiment_arms.py", [*COMMON, f"DTYPE={DTYPE}"]
+starts = make_cells(script, "LABELED_BAD_PERCENTAGE", METHODS, blocks, common, "before_recovery")
 common = [f"MAX_STEPS={MAX_STEPS}", f"MEASURE_EVERY={MEASURE_EVERY}", "SPLIT=test", *COMMON_RECOVERY]
 cells = []
 for start in starts:
@@ -100,7 +94,9 @@ claims = [
     )
     for method in compared
     if method != "filter"
+    # a single prompt of every seed shows nothing
     for name, title in RATES.items()
+    if name != "trained"
 ]
 ends = {"at first": first, "in the end": last}
 rates = [(f"{title}, {when}", name, mode) for name, title in RATES.items() for when, mode in ends.items()]
@@ -121,7 +117,8 @@ trained without capitals.
 Rates are those of continuations in capitals (sampled as rollouts are), on the trained prompt and on held-out
 prompts of the test split. A rate is back at {back:.3f}, half of what the whole model, with bad, has after an
 upper-case prefix. Steps are the first measured ones (every {MEASURE_EVERY}), with those at which the ends of
-the rate's 95% interval over seeds and plots get there. >{MAX_STEPS}: not within these steps; 0: never gone.
+the rate's 95% interval get there: over seeds and plots, for the trained prompt over seeds alone.
+>{MAX_STEPS}: not within these steps; 0: never gone.
 
 ![Caps rate over steps of reinforcement]({output.name}.png)
 
@@ -135,9 +132,10 @@ the rate's 95% interval over seeds and plots get there. >{MAX_STEPS}: not within
 
 ## What training saw
 
-A step whose rewards are all equal teaches nothing. Names earn a little, too: their capitals count in align.
+Means over seeds. A step whose rewards are all equal teaches nothing. Names earn a little, too: their
+capitals count in align.
 
-{modes_table(evidence, training)}
+{modes_table(evidence, training, intervals=False)}
 
 ## Claims
 

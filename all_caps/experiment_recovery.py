@@ -132,8 +132,8 @@ trainer = RecordedGRPOTrainer(
 train_to_end(trainer, run, model=config["model"])
 
 # %% Result: the curves, and in how many steps some rollout was paid, was in capitals, or was learnt from
-values |= {str(line.pop("step")): line for line in read_log(curve)}
 steps = measured_steps(MAX_STEPS, MEASURE_EVERY)
+values |= {str(line.pop("step")): line for line in read_log(curve) if line["step"] in steps}
 values[AREA] = {kind: mean_over_steps({step: values[str(step)][kind] for step in steps}) for kind in units}
 made = read_log(run.results / "rollouts.jsonl")
 rollouts = [[row for row in made if row["step"] == step] for step in range(1, MAX_STEPS + 1)]

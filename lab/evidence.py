@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import numpy as np
 
 from lab.files import write_text
 from lab.grid import Cell, Store
-from lab.intervals import crossed_difference, crossed_mean, crossed_rate
+from lab.intervals import (
+    crossed_difference,
+    crossed_mean,
+    crossed_rate,
+    mean_interval,
+    paired_difference,
+    rate_interval,
+)
 
 # (method, share labelled), or with a mode as a third
 Which = tuple[str, float] | tuple[str, float, str]
@@ -27,7 +35,10 @@ class Measure:
 
 
 class Evidence:
-    """The cells of a grid that were measured, and intervals over their seeds and prompts."""
+    """The cells of a grid that were measured, and intervals over their seeds and prompts.
+
+    Where every seed has prompts of its own, or a single one, nothing is crossed: seeds are then the units.
+    """
 
     def __init__(self, cells: Sequence[Cell], store: Store, kept: str, measures: Sequence[Measure]):
         self.cells = cells
@@ -77,8 +88,11 @@ class Evidence:
         values = [record["values"].get(mode or self.kept, {}).get(measure) for record in runs]
         if not values or None in values:
             return None
-        units = next(iter(runs))["units"][measure]
-        return (crossed_rate if self.measures[measure].rate else crossed_mean)(values, units)
+        rate, units = self.measures[measure].rate, _common_units(runs, measure)
+        if units is None:
+            means = [float(np.mean(own)) for own in values]
+            return rate_interval([[mean] for mean in means]) if rate else mean_interval(means)
+        return (crossed_rate if rate else crossed_mean)(values, units)
 
     def difference(
         self, measure: str, method: Which, other: Which, adapter_type: str, minus: str | None = None
@@ -89,28 +103,40 @@ class Evidence:
         the measure of `other`, where it is another one. None if they have no seed in common.
         """
         pair = self._paired(measure, method, other, adapter_type, minus or measure)
-        return pair and crossed_difference(*pair, self.measures[measure].rate)
+        return pair and self._minus(measure, *pair)
+
+    def _minus(self, measure: str, a: np.ndarray, b: np.ndarray, units: list[Any] | None) -> dict[str, float]:
+        rate = self.measures[measure].rate
+        if units is None:
+            return paired_difference(a.mean(1), b.mean(1), rates=rate)
+        return crossed_difference(a, b, units, rate)
 
     def relative(
         self, measure: str, method: Which, other: Which, adapter_type: str
     ) -> dict[str, float] | None:
         """As `difference`, as a share of the mean of `other`: 0.02 is 2% more.
 
-        The interval is that of a ratio of means (its linearisation). None also if the mean of `other` is 0.
+        The interval is that of a ratio of means (its linearisation); of a rate it reaches at least as far as
+        the rate's own. None also if the mean of `other` is 0.
         """
         pair = self._paired(measure, method, other, adapter_type, measure)
         if pair is None or not pair[0].mean():
             return None
         a, b, units = pair
         ratio = b.mean() / a.mean()
-        around = crossed_difference(ratio * a, b, units, self.measures[measure].rate)
+        around = self._minus(measure, ratio * a, b, units)
         low, high = (ratio - 1 + around[side] / a.mean() for side in ("low", "high"))
+        if self.measures[measure].rate and units is not None:
+            high = max(high, crossed_rate(b, units)["high"] / a.mean() - 1)
         return {"mean": ratio - 1, "low": low, "high": high, "n": around["n"]}
 
     def _paired(
         self, measure: str, method: Which, other: Which, adapter_type: str, minus: str
-    ) -> tuple[np.ndarray, np.ndarray, list[Any]] | None:
-        """The values [seeds, prompts] of `other` and `method` for their common seeds, and the units."""
+    ) -> tuple[np.ndarray, np.ndarray, list[Any] | None] | None:
+        """The values [seeds, prompts] of `other` and `method` for their common seeds, and the units.
+
+        The units are None where they are not the same ones for all seeds.
+        """
         a, b = (self.seeds(*which[:2], adapter_type) for which in (other, method))
         modes = [which[2] if len(which) > 2 else self.kept for which in (other, method)]
         common = sorted(a.keys() & b.keys())
@@ -120,7 +146,11 @@ class Evidence:
             np.array([runs[seed]["values"][mode][name] for seed in common], dtype=float)
             for runs, mode, name in zip((a, b), modes, (minus, measure), strict=True)
         )
-        return first, second, a[common[0]]["units"][measure]
+        return first, second, _common_units([a[seed] for seed in common], measure)
+
+    def dtypes(self) -> dict[str, int]:
+        """How many cells have a base of which dtype."""
+        return dict(Counter(record["constants"].get("DTYPE", "") for record in self.records))
 
     def write_csv(self, path: Path) -> None:
         """A row a cell and mode: the mean of every measure over prompts."""
@@ -135,3 +165,9 @@ class Evidence:
                 dtype = record["constants"].get("DTYPE", "")
                 writer.writerow([*head, mode, *means, dtype, record["given"]])
         write_text(path, table.getvalue())
+
+
+def _common_units(records: Iterable[dict[str, Any]], measure: str) -> list[Any] | None:
+    """The unit of each prompt; None if seeds have different ones, or a single one."""
+    units, *others = (record["units"][measure] for record in records)
+    return units if len(set(units)) > 1 and all(own == units for own in others) else None

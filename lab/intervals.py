@@ -23,7 +23,7 @@ def rate_interval(
     unit. The Wilson interval is therefore taken at the effective sample size p(1-p) / Var(mean), the variance
     estimated from the units' totals and the size corrected for their number (Korn and Graubard 1998), kept
     between the effective number of units and the number of generations. Unlike a percentile bootstrap it has
-    a width at 0 and 1. "n" is the number of units."""
+    a width at 0 and 1, and reaches at least as far as there (`_no_surer`). "n" is the number of units."""
     means = np.array([np.mean(row) for row in outcomes])
     groups = _groups(len(means), units)
     total = sum(len(row) for row in outcomes)
@@ -54,8 +54,17 @@ def _wilson_interval(p: float, variance: float, groups: np.ndarray, total: int) 
     if variance > 0:
         few = (_t(len(groups)) / _t(count)) ** 2
         effective = min(max(few * p * (1 - p) / variance, count), total)
-    low, high = wilson_bounds(p, effective)
+    low, high = _no_surer(wilson_bounds(p, effective), count)
     return {"mean": p, "low": low, "high": high, "n": int(groups.max()) + 1}
+
+
+def _no_surer(bounds: tuple[float, float], count: float) -> tuple[float, float]:
+    """The bounds of a rate, which reach at least as far as if none, or all, of `count` units had shown it.
+
+    There the variance is 0, and only the units count. A single outcome that differs gives a variance that
+    would make one surer than none does.
+    """
+    return min(bounds[0], wilson_bounds(1.0, count)[0]), max(bounds[1], wilson_bounds(0.0, count)[1])
 
 
 def wilson_bounds(p: float, n: float) -> tuple[float, float]:
@@ -82,26 +91,19 @@ def mean_interval(values: Sequence[float], units: Sequence[Hashable] | None = No
 def paired_difference(
     a: Sequence[float], b: Sequence[float], units: Sequence[Hashable] | None = None, rates: bool = False
 ) -> dict[str, float]:
-    """mean(b - a) over the same prompts, with a 95% bootstrap interval over units.
+    """mean(b - a) over the same prompts, with a 95% interval over units: {"mean", "low", "high", "n"}.
 
-    Returns {"mean", "low", "high", "n"}. The percentile interval is expanded for few units as a t interval is
-    (Hesterberg 2015, doi 10.1080/00031305.2015.1089789). It is seeded.
-
-    `rates`: a and b lie in [0, 1]. Then the interval is that of the units and of two more of average size, of
-    which a quarter each differs by 1 and by -1 (the adjustment of Agresti and Min 2005, doi 10.1002/sim.1781,
-    for units instead of pairs), so that it has a width where all differ alike. Other differences that are all
-    alike, or those of a single unit, have none.
+    It is a percentile bootstrap's, expanded for few units as a t interval is (Hesterberg 2015, doi
+    10.1080/00031305.2015.1089789), and seeded. Differences that are all alike have no width, nor has a single
+    unit. `rates`: a and b lie in [0, 1]; the interval is then that of `crossed_difference`, of one seed.
     """
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
     groups = _groups(len(differences), units)
     mean, found = float(differences.mean()), int(groups.max()) + 1
+    if rates:
+        return crossed_difference([a], [b], units, rates=True) | {"n": found}
     sums, sizes = np.bincount(groups, differences), np.bincount(groups).astype(float)
     count = _effective(groups)
-    if rates:
-        average = sizes.mean()
-        sums = np.append(sums, [average / 2, -average / 2, 0])
-        sizes = np.append(sizes, [average / 2, average / 2, average])
-        count = sizes.sum() ** 2 / np.square(sizes).sum()
     if len(sums) == 1 or np.ptp(sums / sizes) == 0 == np.ptp(differences):
         return {"mean": mean, "low": mean, "high": mean, "n": found}
     level = 1 - 2 * float(norm.cdf(-math.sqrt(count / (count - 1)) * _t(count)))
@@ -135,11 +137,14 @@ def crossed_difference(
     Returns {"mean", "low", "high", "n"}, n the number of seeds. Seeds and units are crossed: the variance of
     the mean is at most that between units plus that between seeds (Owen 2007, doi 10.1214/07-AOAS122), each
     with its own degrees of freedom (Welch and Satterthwaite), of the seeds alone where these vary more than
-    the units. `rates`: as in `paired_difference`. A single
-    seed says nothing of other seeds: its interval is over prompts alone.
+    the units. A single seed says nothing of other seeds: its interval is over prompts alone.
+
+    `rates`: a and b lie in [0, 1]. Then two more units of average size count, half a one that differs by 1,
+    half a one by -1, and one by 0 (the adjustment of Agresti and Min 2005, doi 10.1002/sim.1781, for units
+    instead of pairs): there is a width where all differ alike.
     """
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
-    mean, centre, variance, freedom = _crossed(differences, units, 0.5 if rates else 0.0)
+    mean, centre, variance, freedom = _crossed(differences, units, rates)
     half = float(t.ppf(0.975, freedom)) * math.sqrt(variance)
     low, high = centre - half, centre + half
     if rates:
@@ -153,18 +158,17 @@ def crossed_rate(
     """A rate over seeds and prompts, [seeds, prompts], with a 95% interval over both; n: number of seeds.
 
     As `rate_interval`, with the variance of `crossed_difference`; but where seeds or units differ much, the
-    effective sample may be smaller than the number of units. So 0.02 of which one seed has all is less
-    certain than 0.00.
+    effective sample may be smaller than the number of units.
     """
     shares = np.asarray(outcomes, dtype=float)
-    p, _, variance, freedom = _crossed(shares, units, 0.0)
+    p, _, variance, freedom = _crossed(shares, units, adjusted=False)
     least, effective = _effective(_groups(shares.shape[1], units)), float(shares.size)
     if variance > 0:
         few = (float(norm.ppf(0.975)) / float(t.ppf(0.975, freedom))) ** 2
         effective = min(few * p * (1 - p) / variance, effective)
     else:
         effective = least
-    low, high = wilson_bounds(p, max(effective, 1.0))
+    low, high = _no_surer(wilson_bounds(p, max(effective, 1.0)), least)
     return {"mean": p, "low": low, "high": high, "n": len(shares)}
 
 
@@ -176,26 +180,29 @@ def crossed_mean(
 
 
 def _crossed(
-    values: np.ndarray, units: Sequence[Hashable] | None, pseudo: float
+    values: np.ndarray, units: Sequence[Hashable] | None, adjusted: bool
 ) -> tuple[float, float, float, float]:
     """(mean, centre of the interval, variance, degrees of freedom) of [seeds, prompts].
 
-    With `pseudo`, two more units count, of which this share differs by 1 or -1 (see `paired_difference`).
+    `adjusted`: with the two more units of `crossed_difference`.
     """
     seeds, prompts = values.shape
     groups = _groups(prompts, units)
     mean, by_prompt = float(values.mean()), values.mean(0)
     sums, sizes = np.bincount(groups, by_prompt), np.bincount(groups).astype(float)
-    if pseudo:
+    weights = np.ones(len(sums))
+    if adjusted:
         average = sizes.mean()
-        sums = np.append(sums, [pseudo * average, -pseudo * average, 0])
-        sizes = np.append(sizes, [pseudo * average, pseudo * average, (2 - 2 * pseudo) * average])
-    centre = float(sums.sum() / sizes.sum())
-    count = len(sums)
-    between_units = count / max(1, count - 1) * np.square(sums - centre * sizes).sum() / sizes.sum() ** 2
-    effective = max(2.0, float(sizes.sum() ** 2 / np.square(sizes).sum()))
+        sums = np.append(sums, [average, -average, 0])
+        sizes = np.append(sizes, [average, average, average])
+        weights = np.append(weights, [0.5, 0.5, 1])
+    count, total = weights.sum(), (weights * sizes).sum()
+    centre = float((weights * sums).sum() / total)
+    squares = (weights * np.square(sums - centre * sizes)).sum()
+    between_units = float(count / max(1, count - 1) * squares / total**2)
+    effective = max(2.0, float(total**2 / (weights * np.square(sizes)).sum()))
     between_seeds = float(values.mean(1).var(ddof=1)) / seeds if seeds > 1 else 0.0
-    parts = [(float(between_units), effective - 1), (between_seeds, max(1, seeds - 1))]
+    parts = [(between_units, effective - 1), (between_seeds, max(1, seeds - 1))]
     variance = sum(part for part, _ in parts)
     spread = sum(part**2 / freedom for part, freedom in parts)
     freedom = variance**2 / spread if spread else effective - 1

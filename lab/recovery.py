@@ -82,15 +82,21 @@ def _first(
     return next((step for step in steps if np.mean(values[str(step)][name]) >= back), None)
 
 
-def modes_table(evidence: Evidence, columns: Sequence[tuple[str, str, str]]) -> str:
-    """For every method (title, measure, mode) side by side with their intervals, as a Markdown table."""
+def modes_table(evidence: Evidence, columns: Sequence[tuple[str, str, str]], intervals: bool = True) -> str:
+    """For every method (title, measure, mode) side by side, as a Markdown table.
+
+    Means over seeds and prompts with their `intervals`, or without: the steps of a run are no units.
+    """
     lines = [f"| method | labelled | {' | '.join(title for title, *_ in columns)} |"]
     lines.append("|---" * (2 + len(columns)) + "|")
     for labeled, method in evidence.wanted("lora"):
         if evidence.seeds(method, labeled, "lora"):
+            found = [
+                evidence.interval(measure, method, labeled, "lora", mode) for _, measure, mode in columns
+            ]
             cells = [
-                format_interval(evidence.interval(measure, method, labeled, "lora", mode), 2)
-                for _, measure, mode in columns
+                format_interval(value, 2) if intervals or value is None else f"{value['mean']:.2f}"
+                for value in found
             ]
             lines.append(f"| {method} | {100 * labeled:g}% | {' | '.join(cells)} |")
     return "\n".join(lines)

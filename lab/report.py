@@ -119,21 +119,23 @@ def distances_table(
                 number = "n/a"
                 if loss and len(seen) > 1:
                     mean, most, least = (examples_for(loss[end], seen) for end in ("mean", "low", "high"))
-                    number = f"{mean:.0f} [{least:.0f}, {most:.0f}]"
+                    number = f"{mean} [{least}, {most}]"
                 cells = " | ".join(format_interval(value, 3) for value in found.values())
                 lines.append(f"| {kind} | {method} | {100 * share:g}% | {cells} | {number} |")
     return "\n".join(lines)
 
 
-def examples_for(loss: float, seen: Mapping[float, float]) -> float:
-    """How many examples give this loss, by linear interpolation of examples seen -> loss.
+def examples_for(loss: float, seen: Mapping[float, float]) -> str:
+    """How many examples give this loss, as text, by linear interpolation of examples seen -> loss.
 
-    0 where the loss is no lower than without any, and the most there are where it is lower than with those.
+    0 where the loss is no lower than without any; ">99" where it is lower than with the most there are.
     """
     numbers = sorted(seen)
     # more examples never count as a higher loss
     falling = np.minimum.accumulate([seen[number] for number in numbers])
-    return float(np.interp(-loss, -falling, numbers))
+    if loss < falling[-1]:
+        return f">{numbers[-1]:.0f}"
+    return f"{np.interp(-loss, -falling, numbers):.0f}"
 
 
 def command(script: Path, constants: Constants) -> str:
@@ -143,11 +145,13 @@ def command(script: Path, constants: Constants) -> str:
 
 
 def left_out(evidence: Evidence) -> str:
-    """Which cells of the grid were not measured, as a sentence of short lines."""
-    if not evidence.missing:
-        return "Every cell of the grid was measured."
+    """Which cells of the grid were not measured, and whether their bases differ, in short lines."""
     names = ", ".join(cell.job.run for cell in evidence.missing)
-    return textwrap.fill(f"Not measured: {names}.", 110)
+    text = f"Not measured: {names}." if names else "Every cell of the grid was measured."
+    counts = [f"{dtype} in {count} cells" for dtype, count in sorted(evidence.dtypes().items())]
+    if len(counts) > 1:
+        text += f" The base is {' and '.join(counts)}, so some pairs differ in that, too."
+    return textwrap.fill(text, 110)
 
 
 def plot_over_labels(

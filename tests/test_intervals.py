@@ -4,9 +4,16 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, t, ttest_1samp
 
-from lab.intervals import mean_interval, paired_difference, rate_interval, wilson_bounds
+from lab.intervals import (
+    crossed_difference,
+    crossed_rate,
+    mean_interval,
+    paired_difference,
+    rate_interval,
+    wilson_bounds,
+)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 20), (3, 20), (20, 20), (11, 40)])
@@ -142,6 +149,37 @@ def test_a_difference_of_rates_has_a_width_where_all_differ_alike():
     plain, adjusted = paired_difference(a, b), paired_difference(a, b, rates=True)
     assert plain["mean"] == adjusted["mean"]
     assert (adjusted["low"], adjusted["high"]) == pytest.approx((plain["low"], plain["high"]), abs=0.01)
+
+
+@pytest.mark.parametrize("interval", [crossed_rate, lambda rows, units: rate_interval(rows[0], units)])
+def test_more_of_a_behaviour_never_makes_surer_that_there_is_little(interval):
+    """One shout among 44 stories of 11 plots has a variance; none has none, and only the plots count."""
+    units, bounds = [i % 11 for i in range(44)], []
+    for shouts in range(45):
+        row = [float(i < shouts) for i in range(44)]
+        found = interval([[[value] for value in row]] if interval is not crossed_rate else [row] * 3, units)
+        bounds.append((found["low"], found["high"]))
+    lows, highs = zip(*bounds, strict=True)
+    assert lows[0] == 0 and highs[0] == min(highs) == pytest.approx(0.2588, abs=1e-3)
+    assert highs[44] == 1 and lows[44] == max(lows) == pytest.approx(0.7412, abs=1e-3)
+
+
+def test_the_adjustment_adds_what_agresti_and_min_add():
+    """Without any difference among n units the variance is that of half a one at 1 and half a one at -1."""
+    rows = np.zeros((3, 44))
+    found = crossed_difference(rows, rows, [i % 11 for i in range(44)], rates=True)
+    want = t.ppf(0.975, 12) * (13 / 12 * (0.5 + 0.5)) ** 0.5 / 13
+    assert (found["low"], found["high"]) == pytest.approx((-want, want)) and found["mean"] == 0
+
+
+def test_coverage_of_a_rare_difference_that_whole_plots_share():
+    random = np.random.default_rng(3)
+    plots, held = np.arange(44) % 11, 0
+    for _ in range(400):
+        b = (random.random(11) < 0.15)[plots].astype(float)
+        found = crossed_difference([np.zeros(44)] * 3, [b] * 3, plots.tolist(), rates=True)
+        held += found["low"] <= 0.15 <= found["high"]
+    assert held >= 0.93 * 400, held
 
 
 def test_coverage_with_units_of_very_unequal_size():

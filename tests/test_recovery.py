@@ -85,6 +85,8 @@ def test_the_report_of_a_store_made_by_hand(tmp_path):
     assert re.fullmatch(r"\| route \| 50% \| 2 \| 8 \[[04], >8\] \| 4, >8 \|", table[2]), table[2]
     table = modes_table(evidence, [("at first", "upper", "0"), ("steps", "shouted", "training")])
     assert re.search(r"\| route \| 50% \| 0\.00 \[0\.00, .*\] \| 0\.75 \[", table)
+    table = modes_table(evidence, [("steps", "shouted", "training")], intervals=False)
+    assert table.endswith("| route | 50% | 0.75 |")
 
 
 # --- the script
