@@ -59,6 +59,8 @@ class PlainDisk(diskcache.JSONDisk):
 
 # what may be better the next time
 RETRIED = (Malformed, openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError)
+# what no later try mends: the request is wrong for this server, or one prompt too long for it
+WRONG = (openai.BadRequestError, openai.UnprocessableEntityError)
 
 
 class LLMJudge:
@@ -93,6 +95,8 @@ class LLMJudge:
         self.rubric = f"{rubric.strip()}\n\n{FORMAT}"
         self.batch_size, self.timeout = batch_size, timeout
         self.retries, self.first_wait = retries, first_wait
+        # whether there ever was a verdict, and why the server could not take the last request of that kind
+        self._answered, self._wrong = False, ""
         self.folder = cache
         try:
             disk = {"disk": PlainDisk, "disk_compress_level": 0}
@@ -108,9 +112,9 @@ class LLMJudge:
     def answers(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str | None]:
         """The judge's answers as they came, each of which holds a verdict; None where there is none.
 
-        Equal pairs are asked about once. Raises BadInput if the server refuses key, model or address, and if
-        answers cannot be kept. May be
-        called anywhere, also where an event loop runs (a notebook), which then waits.
+        Equal pairs are asked about once. Raises BadInput if the server refuses key, model or address, if it
+        takes no request of several as it is, and if answers cannot be kept. May be called anywhere, also
+        where an event loop runs (a notebook), which then waits.
         """
         pairs = list(zip(prompts, responses, strict=True))
         distinct = list(dict.fromkeys(pairs))
@@ -134,10 +138,17 @@ class LLMJudge:
         async with client:
             tasks = [asyncio.ensure_future(self._answer(client, free, *pair)) for pair in pairs]
             try:
-                return await asyncio.gather(*tasks)
+                found = await asyncio.gather(*tasks)
             finally:
                 for task in tasks:
                     task.cancel()
+        self._answered = self._answered or any(found)
+        if self._wrong and len(pairs) > 1 and not self._answered:
+            raise BadInput(
+                f"the judge's server takes none of the requests ({self._wrong}); JUDGE_MODEL={self.model} "
+                "must know JSON-schema output (response_format)"
+            )
+        return found
 
     async def _answer(
         self, client: openai.AsyncOpenAI, free: asyncio.Semaphore, prompt: str, response: str
@@ -161,6 +172,8 @@ class LLMJudge:
                     f"JUDGE_MODEL={self.model} and JUDGE_BASE_URL={self.base_url}"
                 ) from None
             except (Malformed, openai.OpenAIError) as error:
+                if isinstance(error, WRONG):
+                    self._wrong = self._without_key(str(error))[:200]
                 _log.warning("no verdict: %s: %s", type(error).__name__, self._without_key(str(error))[:500])
                 return None
         try:

@@ -34,11 +34,16 @@ def hold(path: Path) -> None:
     file = lock_file(path)
     if not is_writer() or (file in _held and _is_there(file, _held[file])):
         return
+    descriptor = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(file)
-    except BlockingIOError:
-        raise BadInput(f"{path}: {working_on(path)}") from None
+        while descriptor is None:
+            try:
+                descriptor = _lock(file)
+            except BlockingIOError:
+                # None: another process only looked, in `working_on`, and has let go by now
+                if busy := working_on(path):
+                    raise BadInput(f"{path}: {busy}") from None
     except OSError as error:
         raise BadInput(
             f"{file.parent} cannot be written ({error.strerror}); make room there, "

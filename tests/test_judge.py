@@ -428,6 +428,19 @@ def test_what_the_server_will_never_take_is_not_retried(server, tmp_path, caplog
     assert "prompt too long" in caplog.text
 
 
+def test_a_server_that_takes_no_request_of_several_stops_the_run(server, tmp_path):
+    refuse = lambda *request: (422, '{"error": {"message": "response_format: unknown"}}')  # noqa: E731
+    server.answer = refuse
+    with pytest.raises(BadInput, match=r"takes none of the requests.*response_format: unknown"):
+        make(tmp_path)(["a", "b"], ["c", "d"])
+    # but not one that has answered before
+    server.answer = lambda number, prompt: json.dumps(GOOD)
+    judge = make(tmp_path)
+    assert judge(["good"], ["e"]) != [None]
+    server.answer = refuse
+    assert judge(["a", "b"], ["c", "d"]) == [None, None]
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refused_key_stops_at_once(server, tmp_path, status):
     server.answer = lambda number, prompt: (status, json.dumps({"error": {"message": f"bad key {KEY}"}}))

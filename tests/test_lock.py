@@ -128,6 +128,21 @@ def test_a_forked_process_does_not_take_the_lock_away(tmp_path):
     assert lock_file(tmp_path / "mine").exists()
 
 
+def test_who_only_looks_is_in_nobodys_way(tmp_path):
+    """`working_on` locks the file for an instant; a sweep asks again and again."""
+    looker = os.fork()
+    if looker == 0:
+        while True:
+            working_on(tmp_path / "mine")
+    try:
+        for _ in range(1000):
+            hold(tmp_path / "mine")
+            release(tmp_path / "mine")
+    finally:
+        os.kill(looker, signal.SIGKILL)
+        os.waitpid(looker, 0)
+
+
 def test_of_many_at_once_one_has_it(tmp_path):
     """Processes that take it and let it go as fast as they can: never two at once."""
     code = f"""
