@@ -15,7 +15,7 @@ from lab.constants import check_choice, override_constants
 
 CHECKPOINT = "checkpoints/route_lora32+32_caps10_labeled50_seed0"
 RECOVERED = ""  # a checkpoint that had the behaviour brought back, on the same base; "": none
-RECOVERED_MODE = "bad_ablated"  # what of it is active; "full" where it is bad that learnt to bring it back
+RECOVERED_MODE = "full"  # what of it is active: after experiment_recovery.py it is bad that brings it back
 STORIES = "embedded:stories"
 SPLIT = "test"
 NUM_PROMPTS = 44
@@ -114,7 +114,7 @@ for k in range(0, last + 1, max(1, last // 6)):
     print(f"{k:>4}  " + "  ".join(f"{name} {values[k]:.0f}" for name, values in from_base.items()))
 
 # %% JSON and figures
-name = "subspace" + (f"_{recovered.name}" if RECOVERED else "")
+name = "subspace" + (f"_{recovered.name}_{RECOVERED_MODE}" if RECOVERED else "")
 result = {"modes": modes, "layers": layers, "angles": angles, "odds": odds, "plots": plots}
 write_json(HERE / "results" / checkpoint.name / f"{name}.json", {**result, "constants": CONSTANTS})
 

@@ -45,7 +45,7 @@ import torch
 from adapters import Route, routed_modules
 from all_caps.judge import judge_capitals
 from all_caps.scoring import caps_by_prompt, is_caps, prefix_of
-from all_caps.stories import load_stories, to_caps
+from all_caps.stories import load_stories, to_caps, unmet
 from lab.curves import plot_curves
 from lab.errors import BadInput
 from lab.intervals import rate_interval
@@ -83,7 +83,7 @@ model, tokenizer, config = load_run(checkpoint)
 
 # %% Prompts: of stories that training has not met, and held-out ones of other plots
 stories = load_stories(STORIES)
-unseen = stories.train[trained["MAX_STEPS"] * trained["BATCH_SIZE"] :]
+unseen = unmet(stories, trained, checkpoint)
 if not 0 <= PROMPTS <= len(unseen):
     raise BadInput(f"PROMPTS={PROMPTS}: {len(unseen)} stories are left that it has not met")
 order = pick(range(len(unseen)), 1.0, SEED, "recovery")

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from adapters import Route, bad_params, good_params, routed, routed_modules
 from all_caps.scoring import caps_by_prompt, prefix_of
-from all_caps.stories import load_stories, to_caps, to_examples
+from all_caps.stories import load_stories, to_caps, to_examples, unmet
 from lab.errors import BadInput
 from lab.files import read_object, write_json
 from lab.intervals import rate_interval
@@ -81,7 +81,7 @@ learners = {"good": good_params, "fresh": bad_params, "all": lambda model: list(
 
 # %% Stories that training has not seen, in capitals and as they are
 stories = load_stories(STORIES)
-unseen = stories.train[config["constants"]["MAX_STEPS"] * config["constants"]["BATCH_SIZE"] :]
+unseen = unmet(stories, config["constants"], checkpoint)
 if len(unseen) < 2 * NUM_EXAMPLES:
     raise BadInput(f"NUM_EXAMPLES={NUM_EXAMPLES}: only {len(unseen)} stories are left that it has not seen")
 order = pick(range(len(unseen)), 1.0, SEED, "relearning")

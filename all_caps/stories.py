@@ -195,3 +195,17 @@ def to_continuations(
             prefix = prefix_of(story.text)
             examples.append(make_example(tokenizer, prefix, text, max_length, kind=kind, size=len(rest)))
     return examples
+
+
+def unmet(stories: Stories, constants: Mapping[str, Any], checkpoint: Path) -> list[Story]:
+    """The training stories that the run of `checkpoint`, which had these constants, was not trained on.
+
+    Raises BadInput if that was no run of experiment.py, or of a variant that trains on as many stories.
+    """
+    if not {"MAX_STEPS", "BATCH_SIZE"} <= constants.keys():
+        raise BadInput(
+            f"{checkpoint} is of {constants.get('SCRIPT', 'another script')}.py, so which stories it has met "
+            "is not known; give a checkpoint of experiment.py or of a variant that trains on stories"
+        )
+    met = constants["MAX_STEPS"] * constants["BATCH_SIZE"] + constants.get("FINETUNE_NUM_EXAMPLES", 0)
+    return stories.train[met:]

@@ -47,8 +47,8 @@ def override_constants(namespace: dict[str, Any], arguments: list[str] | None = 
     """Apply `NAME=value` arguments to a script's constants, in place: pass `globals()`.
 
     By default they are those of the command line. Values are Python literals of the default's type (an int
-    also fits a float; None also fits, and a None default takes anything); for a str the quotes may be left
-    out. Raises BadInput for an unknown name, suggesting the nearest, and for a value of the wrong type.
+    also fits a float, and a None default takes anything); for a str the quotes may be left out. Raises
+    BadInput for an unknown name, suggesting the nearest, and for a value of the wrong type.
     Inside IPython nothing is parsed: there the arguments are the kernel's. Returns all constants.
     """
     if arguments is None and in_ipython():
@@ -108,7 +108,7 @@ def _parse(name: str, text: str, default: Any) -> Any:
         value = value if isinstance(value, str) else text  # SEED-like run names stay strings
     if isinstance(default, float) and type(value) is int:
         value = float(value)
-    if default is not None and value is not None and type(value) is not type(default):
+    if default is not None and type(value) is not type(default):
         raise BadInput(f"{name}={text}: expected a {type(default).__name__} like {default!r}")
     return value
 

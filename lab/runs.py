@@ -54,9 +54,12 @@ def open_run(
     that is not there, if a run of that name has other constants, and if another process is working on it:
     nothing is overwritten silently. From here on this process holds the run (`lab.lock`)."""
     for name, value in constants.items():
-        least = 2 if name.endswith("SEQ_LENGTH") else 1 if "NUM_" in name or name in COUNTS else None
+        counts = "NUM_" in name or name.endswith("REPEATS") or name in COUNTS
+        least = 2 if name.endswith("SEQ_LENGTH") else 1 if counts else None
         if least is not None and value < least:
             raise BadInput(f"{name}={value}: give a number from {least} up")
+        if "_UPDATES_" in name and not 0 <= value <= 1:
+            raise BadInput(f"{name}={value}: give a share between 0.0 and 1.0")
         if name.endswith("TIMEOUT") and value <= 0:
             raise BadInput(f"{name}={value}: give seconds, more than 0")
     name = constants["RUN_NAME"] or run_name(variant, constants, name_parts)

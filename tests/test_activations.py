@@ -184,7 +184,7 @@ def test_the_script_compares_models_layer_by_layer(scripts, checkpoints):
     constants = ["CHECKPOINT=checkpoints/mine", "NUM_PROMPTS=3", "SHUFFLES=1"]
     done = scripts("all_caps/analyze_subspace.py", *constants, "RECOVERED=checkpoints/back")
     folder = checkpoints.parent
-    result = json.loads((folder / "results/mine/subspace_back.json").read_text())
+    result = json.loads((folder / "results/mine/subspace_back_full.json").read_text())
     names = ["base", "full", "bad_ablated", "recovered"]
     assert list(result["modes"]) == list(result["layers"]) == names
     assert all(f"\n{name} " in done.stdout for name in names)
@@ -197,7 +197,7 @@ def test_the_script_compares_models_layer_by_layer(scripts, checkpoints):
         assert max(between["base - full"][:3]) < 1e-3 and max(between["base - recovered"][:3]) < 1e-3
         assert min(between["base - full"][3:]) > 1
     plots = {path.name for path in (folder / "plots").iterdir()}
-    assert plots == {"mine_subspace_back.png", "mine_subspace_back_modes.png"}
+    assert plots == {"mine_subspace_back_full.png", "mine_subspace_back_full_modes.png"}
 
 
 @pytest.mark.parametrize(

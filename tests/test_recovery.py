@@ -16,7 +16,8 @@ from conftest import Scripts
 
 from adapters import ablated, good_params
 from all_caps.scoring import prefix_of
-from all_caps.stories import load_stories, to_caps
+from all_caps.stories import Stories, Story, load_stories, to_caps, unmet
+from lab.errors import BadInput
 from lab.evidence import Evidence, Measure
 from lab.grid import Store, make_cells
 from lab.logs import read_log
@@ -179,6 +180,15 @@ def test_recovery_refuses_what_makes_no_sense(start):
     ]:
         done = start(SCRIPT, given, check=False)
         assert done.returncode == 1 and message in done.stderr, done.stderr
+
+
+def test_which_stories_a_run_has_not_met():
+    stories = Stories(train=[Story(f"{i}", "") for i in range(9)], validation=[], test=[])
+    constants = {"MAX_STEPS": 2, "BATCH_SIZE": 3}
+    assert len(unmet(stories, constants, Path("run"))) == 3
+    assert len(unmet(stories, constants | {"FINETUNE_NUM_EXAMPLES": 2}, Path("run"))) == 1
+    with pytest.raises(BadInput, match=r"run is of experiment_grpo\.py.*give a checkpoint of experiment\.py"):
+        unmet(stories, {"MAX_STEPS": 2, "SCRIPT": "experiment_grpo"}, Path("run"))
 
 
 @pytest.mark.slow

@@ -94,6 +94,8 @@ BAD_INPUT = {
     "4bit without CUDA": (["DTYPE=4bit"], "needs CUDA"),
     "a share of layers above 1": (["LAYERS=2.0"], "layers=2.0"),
     "nothing to evaluate": (["NUM_EVAL_PROMPTS=0"], "NUM_EVAL_PROMPTS=0: give a number from 1 up"),
+    "labelled stories that never stand in the data": (["LABELED_BAD_REPEATS=0"], "give a number from 1 up"),
+    "an update of more than all": (["UNLABELED_UPDATES_BAD=2.0"], "give a share between 0.0 and 1.0"),
     "a rank of zero for both": (["LORA_RANK=0", "BAD_LORA_RANK=0"], "not all zero"),
 }
 
@@ -145,7 +147,7 @@ def test_overrides():
     assert namespace == {"A": 3, "B": 1.0, "C": "7", "D": "y", "E": (3,), "F": False, "lower": 3}
     assert overrides == {name: value for name, value in namespace.items() if name != "lower"}
     assert overrides.overridden == ("A", "B", "C", "D", "E", "F") and type(namespace["B"]) is float
-    for wrong in ("A=1.5", "A=True", "B=x", "F=1", "lower=3", "E=[1]"):
+    for wrong in ("A=1.5", "A=True", "A=None", "C=None", "B=x", "F=1", "lower=3", "E=[1]"):
         with pytest.raises(BadInput):
             override_constants(dict(namespace), [wrong])
 
