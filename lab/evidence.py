@@ -116,8 +116,8 @@ class Evidence:
     ) -> dict[str, float] | None:
         """As `difference`, as a share of the mean of `other`: 0.02 is 2% more.
 
-        The interval is that of a ratio of means (its linearisation); of a rate it reaches at least as far as
-        the rate's own. None also if the mean of `other` is 0.
+        The interval is that of a ratio of means (its linearisation); of rates it reaches at least up to where
+        that of a rate of 0 does. None also if the mean of `other` is 0.
         """
         pair = self._paired(measure, method, other, adapter_type, measure)
         if pair is None or not pair[0].mean():
@@ -127,7 +127,7 @@ class Evidence:
         around = self._minus(measure, ratio * a, b, units)
         low, high = (ratio - 1 + around[side] / a.mean() for side in ("low", "high"))
         if self.measures[measure].rate and units is not None:
-            high = max(high, crossed_rate(b, units)["high"] / a.mean() - 1)
+            high = max(high, crossed_rate(np.zeros_like(b), units)["high"] / a.mean() - 1)
         return {"mean": ratio - 1, "low": low, "high": high, "n": around["n"]}
 
     def _paired(
