@@ -3,6 +3,7 @@
 What is wrong with lines is said of all of them at once, by number and reason; none is left out silently.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from routing.batches import Example, make_example
 from routing.rows import COLUMN_NAMES, Row, parse_column_names, parse_row, rename_columns, text_of
 
 LABELS = ("bad", "good")
+MARKS = ("label", "kind", "group")  # columns that say something about a line
 MOST_NAMED = 5  # wrong lines that a message names
 MOST_HELD_OUT = 1000  # lines that validation and test take each
 
@@ -31,12 +33,13 @@ class Line:
     """A line of the data, as text and as an example.
 
     The example is cut to the maximal length, and has the label and the kind that the data give. Lines of one
-    `group` stand in one split, and are one unit of intervals.
+    `group` stand in one split, and are one unit of intervals. Their order goes by `place`.
     """
 
     prompt: str
     response: str
     group: str
+    place: str
     shows_behaviour: bool
     example: Example
 
@@ -66,8 +69,8 @@ def make_lines(
     `column_names`: see `parse_column_names`. The two functions are the task's: a row as prompt and response,
     and whether these show the behaviour. About a fifth of the lines is test, another validation (or
     MOST_HELD_OUT), in whole groups. A line without a group is in that of its prompt, or without one of its
-    text. Where lines go depends on what they say, not on their order. Raises one BadInput that names the
-    wrong lines.
+    text. Where lines go depends on what the rows say, not on their order or labels, nor on the chat template
+    (some write today's date); more rows are split anew. Raises one BadInput that names the wrong lines.
     """
     theirs = parse_column_names(column_names)
     lines, wrong = [], []
@@ -143,13 +146,20 @@ def _line(
     kind = text_of(row, "kind", "behaviour" if shows else "other")
     # Length bucketing goes by the prompt: the length of the response may give away what it is.
     example = make_example(tokenizer, prompt, response, max_length, label, kind, size=len(prompt))
-    group = fingerprint([prompt or response]) if group is None else str(group)
-    return Line(prompt, response, group, shows, example)
+    if group is None:
+        asked = row["messages"][:-1] if "messages" in row else row.get("prompt") or row.get("text")
+        group = _fingerprint(asked or prompt or response)
+    place = _fingerprint({name: value for name, value in row.items() if name not in MARKS})
+    return Line(prompt, response, str(group), place, shows, example)
+
+
+def _fingerprint(value: Any) -> str:
+    return fingerprint([json.dumps(value, sort_keys=True, default=str)])
 
 
 def _split(lines: list[Line]) -> Lines:
     # a file may be sorted, by label for example
-    lines = sorted(lines, key=lambda line: fingerprint([line.prompt, line.response]))
+    lines = sorted(lines, key=lambda line: line.place)
     fifth = min(MOST_HELD_OUT, max(1, len(lines) // 5))
     try:
         parts = split_groups([line.group for line in lines], fifth, fifth)

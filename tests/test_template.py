@@ -14,12 +14,9 @@ from conftest import REPO, randomize, run_in_process, tiny_model
 from transformers import AutoTokenizer
 
 from adapters import apply_dual_lora
-from lab.constants import Constants
 from lab.errors import BadInput
 from lab.intervals import mean_interval, paired_difference, rate_interval
 from lab.modes import mode_intervals
-from lab.runs import run_name
-from lab.sweeps import Job, constants_as_run
 from lab.tables import format_table
 from routing.assets import EMBEDDED_MODEL, model_path
 from routing.batches import IGNORE, collate, make_example
@@ -292,6 +289,18 @@ def test_a_mark_of_its_own_at_a_turns_end_is_learnt(tokenizer):
     assert example.ids.count(chat.bos_token_id) == 1 == example.ids.count(chat.eos_token_id)
 
 
+def test_neither_a_date_in_the_template_nor_labels_move_lines_between_splits(task, tokenizer, tmp_path):
+    given = [{"messages": [{**TURNS[0], "content": f"Who is {i}?"}, TURNS[1]]} for i in range(30)]
+    splits = []
+    for date, label in (("Monday", None), ("Tuesday", "bad")):
+        chat = copy.deepcopy(tokenizer)
+        chat.chat_template = f"It is {date}.{GEMMA_LIKE}"
+        found = lines_of(task, chat, tmp_path, [{**row, "label": label} for row in given])
+        assert all(date in line.prompt for line in found.train)
+        splits.append([[line.prompt.split("Who is ")[1] for line in part] for part in found])
+    assert splits[0] == splits[1] and list(map(len, splits[0])) == [18, 6, 6]
+
+
 @pytest.mark.parametrize(
     ("template", "turns", "message"),
     [
@@ -410,8 +419,8 @@ def test_a_copy_trains_evaluates_and_compares(scripts, mine):
     assert {kind.split("_")[1] for kind in kinds} == {"bad", "good", "unlabeled"}
     for plot in ("one_eval.png", "one_training.png"):
         assert (mine / "plots" / plot).stat().st_size > 0
-    few = ["RUN_NAMES=['one']", "NUM_PROMPTS=3", "NUM_GENERATIONS=1", "MAX_NEW_TOKENS=2"]
-    scripts.constants = [*few, f"MAX_SEQ_LENGTH={FITS}"]
+    scripts.constants = ["NUM_PROMPTS=3", "NUM_GENERATIONS=1", "MAX_NEW_TOKENS=2"]
+    # every finished run, on its own data
     scripts("mine/eval_multi.py")
     stored = json.loads((mine / "results/eval_multi_results.json").read_text())
     assert list(stored["one"]["modes"]) == ["full", "bad_ablated", "good_ablated", "base"]
@@ -419,6 +428,12 @@ def test_a_copy_trains_evaluates_and_compares(scripts, mine):
     data = (mine / "catchphrase.jsonl").read_text().splitlines(keepends=True)
     (mine / "catchphrase.jsonl").write_text("".join(data[4:]))
     assert "evaluating again" in scripts("mine/eval_multi.py").stdout
+
+
+def test_nothing_to_compare_is_said(scripts, mine):
+    scripts.constants = []
+    done = scripts("mine/eval_multi.py", check=False)
+    assert done.returncode == 1 and "there is no finished run; run experiment.py first" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -442,18 +457,6 @@ def test_bad_input_gives_one_message_and_leaves_nothing(scripts, mine, monkeypat
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("error:") == 1
     assert not any((mine / made).exists() for made in ("checkpoints", "results", "plots"))
-
-
-def test_the_comparison_names_the_runs_of_the_readme(task):
-    text, names = (TEMPLATE / "README.md").read_text(), []
-    commands = [line.split("experiment.py")[1].split("#")[0].split() for line in text.splitlines()
-                if line.startswith("uv run") and "experiment.py" in line and "DATA=" not in line]  # fmt: skip
-    for given in commands:
-        known = Constants(constants_as_run(Job("", TEMPLATE / "experiment.py", tuple(given))))
-        known.overridden = tuple(constant.split("=")[0] for constant in given)
-        names.append(run_name("route", known, task.NAME_PARTS))
-    assert len(names) == 3
-    assert all(f'"checkpoints/{name}"' in (TEMPLATE / "eval_multi.py").read_text() for name in names)
 
 
 @pytest.mark.slow
@@ -482,7 +485,7 @@ def test_a_copy_from_end_to_end_on_data_of_every_kind(mine, model_folder, tokeni
         done = run_in_process(mine, "experiment.py", [*shared, *constants, f"RUN_NAME={name}"])
         assert done.returncode == 0, done.stderr
         assert {"base", "full"} < set(json.loads((mine / f"results/{name}/eval.json").read_text())["modes"])
-    few = ["RUN_NAMES=['example', 'chats']", "NUM_PROMPTS=4", "MAX_NEW_TOKENS=3", f"MAX_SEQ_LENGTH={FITS}"]
+    few = ["NUM_PROMPTS=4", "MAX_NEW_TOKENS=3"]
     done = run_in_process(mine, "eval_multi.py", few)
     assert done.returncode == 0, done.stderr
     assert (mine / "plots/eval_multi_plot.png").stat().st_size > 0
