@@ -56,8 +56,13 @@ def decoder_layers(model: nn.Module, layers: Sequence[int] | float = 0.5) -> lis
     """The decoder layers to adapt: those with the given indices, or a share of the last ones.
 
     A share of 0.5 is half, 1.0 is all. Raises ValueError if none are found, if an index or share is out of
-    range, or if the model has adapters already.
+    range, or if the model has adapters already, PEFT's included.
     """
+    if any(hasattr(module, "base_layer") for module in model.modules()):
+        raise ValueError(
+            "this model has adapters of PEFT: call its merge_and_unload() first, "
+            "or make a dual checkpoint of two such adapters with tools/import_peft.py"
+        )
     if any(isinstance(module, RoutedModule) for module in model.modules()):
         raise ValueError("this model already has adapters: load a fresh model, or keep using the ones it has")
     blocks = list(decoder_stack(model))

@@ -34,7 +34,7 @@ from lab.curves import curve_panels, plot_curves
 from lab.files import read_object, write_json
 from lab.runs import refuse_other_constants
 from lab.tables import format_table
-from routing.checkpoints import load_checkpoint
+from routing.merging import load_run
 
 ROUTES = {
     "bad": {f"{scale:g}": Route(bad_scale=scale) for scale in SCALES},
@@ -46,13 +46,13 @@ output = HERE / "results" / checkpoint.name / f"dial_{SLOT}.json"
 if output.exists():
     saved = read_object(output, "delete it", constants=dict)["constants"]
     refuse_other_constants(output, saved, CONSTANTS, "Delete that file")
-model, tokenizer, _ = load_checkpoint(checkpoint)
+model, tokenizer, config = load_run(checkpoint)
 held_out = load_stories(STORIES).split(SPLIT)[:NUM_PROMPTS]
 modes = evaluate(
     model, tokenizer, held_out, ROUTES[SLOT], MAX_NEW_TOKENS, MAX_SEQ_LENGTH, TEMPERATURE, SEED
 )  # fmt: skip
 print(f"\n{checkpoint.name}, by the scale of {SLOT}\n{format_table(modes, COLUMNS)}")
-write_json(output, {"modes": modes, "constants": CONSTANTS})
+write_json(output, {"modes": modes, "constants": CONSTANTS, "weights_sha256": config["weights_sha256"]})
 
 # %% The figure: a panel for rates, one for losses
 panels = curve_panels(modes, COLUMNS)

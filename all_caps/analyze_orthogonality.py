@@ -23,12 +23,12 @@ from all_caps.stories import load_stories, to_caps
 from lab.files import write_json
 from lab.plots import plot_overlaps
 from routing.batches import collate, make_example
-from routing.checkpoints import load_checkpoint
+from routing.merging import load_run
 from routing.probes import output_orthogonality
 from routing.subspaces import as_rows, format_overlaps, overlaps, random_weights
 
 checkpoint = HERE / CHECKPOINT
-model, tokenizer, config = load_checkpoint(checkpoint)
+model, tokenizer, config = load_run(checkpoint)
 readings = overlaps(model)
 print(format_overlaps(readings))
 

@@ -22,11 +22,11 @@ from all_caps.scoring import prefix_of
 from all_caps.stories import load_stories, to_caps
 from all_caps.task import show_samples
 from lab.files import write_json
-from routing.checkpoints import load_checkpoint
 from routing.generation import MODES, sample_modes
+from routing.merging import load_run
 
 checkpoint = HERE / CHECKPOINT
-model, tokenizer, _ = load_checkpoint(checkpoint)
+model, tokenizer, _ = load_run(checkpoint)
 prefixes = [prefix_of(story.text) for story in load_stories(STORIES, limit=0).split(SPLIT)[:NUM_PROMPTS]]
 prompts = [prompt for prefix in prefixes for prompt in (to_caps(prefix), prefix)]
 modes = {mode: MODES[mode] for mode in MODES_SHOWN}

@@ -22,11 +22,11 @@ HERE = Path(__file__).parent
 from all_caps.scoring import caps_rate
 from all_caps.task import show_samples
 from lab.files import write_json
-from routing.checkpoints import load_checkpoint
 from routing.generation import MODES, sample_modes
+from routing.merging import load_run
 
 checkpoint = HERE / CHECKPOINT
-model, tokenizer, _ = load_checkpoint(checkpoint)
+model, tokenizer, _ = load_run(checkpoint)
 completions = sample_modes(model, tokenizer, [""] * NUM_SAMPLES, MODES, MAX_NEW_TOKENS, TEMPERATURE, SEED)
 samples = show_samples([""] * NUM_SAMPLES, completions, NUM_SHOWN)
 rates = {mode: caps_rate(texts) for mode, texts in completions.items()}

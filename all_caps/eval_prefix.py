@@ -24,11 +24,11 @@ from all_caps.scoring import caps_rate
 from all_caps.stories import to_caps
 from all_caps.task import show_samples
 from lab.files import write_json
-from routing.checkpoints import load_checkpoint
 from routing.generation import MODES, sample_modes
+from routing.merging import load_run
 
 checkpoint = HERE / CHECKPOINT
-model, tokenizer, _ = load_checkpoint(checkpoint)
+model, tokenizer, _ = load_run(checkpoint)
 written = {}
 for kind, prefixes in {
     "normal_prefix": PREFIXES,

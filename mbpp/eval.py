@@ -25,12 +25,12 @@ from mbpp.execution import check_sandbox
 from mbpp.problems import load_problems
 from mbpp.scoring import score
 from mbpp.task import MODES
-from routing.checkpoints import load_checkpoint
 from routing.generation import sample_modes
+from routing.merging import load_run
 
 check_sandbox(SANDBOX)
 checkpoint = HERE / CHECKPOINT
-model, tokenizer, config = load_checkpoint(checkpoint)
+model, tokenizer, config = load_run(checkpoint)
 constants = config["constants"]
 problems = load_problems(constants["PROBLEMS"], constants["SANITIZED_PROBLEMS"]).split(SPLIT)[:NUM_PROBLEMS]
 modes = {mode: MODES[mode] for mode in MODES_SHOWN}

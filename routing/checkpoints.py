@@ -175,6 +175,9 @@ class CheckpointLoader:
     def load(self, folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
         """As `load_checkpoint`."""
         config = read_config(folder)
+        if "start" in config:
+            advice = "load it with routing.merging.load_run, or make a plain model of it with tools/merge.py"
+            raise BadInput(f"{folder}: its adapters stand on a fine-tuned start that was merged; {advice}")
         constants = config["constants"]
         # what is quantized has no dtype that says so
         dtype = "4bit" if constants.get("DTYPE") == "4bit" else config["base_dtype"]

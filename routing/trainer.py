@@ -174,7 +174,11 @@ class RoutesMixin:
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # the whole model would be the frozen base once more, under names that from_pretrained does not know
         folder = Path(output_dir or self.args.output_dir)
-        write_checkpoint(folder, self.model, {"MODEL_NAME": self.model.config._name_or_path}, None)
+        constants = {"MODEL_NAME": self.model.config._name_or_path}
+        if getattr(self.model, "is_loaded_in_4bit", False):
+            # the base is quantised when it is loaded
+            constants["DTYPE"] = "4bit"
+        write_checkpoint(folder, self.model, constants, None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_adapters(Path(resume_from_checkpoint), self.model)

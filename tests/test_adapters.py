@@ -170,6 +170,11 @@ def test_routes_that_do_not_fit_the_batch_are_an_error(routes):
         logits(model)
 
 
+def with_peft():
+    peft = pytest.importorskip("peft")
+    return peft.get_peft_model(tiny_model(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+
+
 @pytest.mark.parametrize(
     ("error", "message", "action"),
     [
@@ -180,6 +185,7 @@ def test_routes_that_do_not_fit_the_batch_are_an_error(routes):
         (ValueError, "which adapter", lambda m: ablated(m, "forget").__enter__()),
         (ValueError, "already has adapters", lambda m: apply_dual_lora(m, 1, 1, 1)),
         (ValueError, "already has adapters", lambda m: apply_mlp_adapter(m, 1, 1)),
+        (ValueError, "adapters of PEFT", lambda m: apply_dual_lora(with_peft(), 1, 1, 1)),
         (ValueError, "no adapters", lambda m: good_params(tiny_model())),
         (ValueError, "no decoder layers", lambda m: apply_dual_lora(nn.Linear(2, 2), 1, 1, 1)),
         (

@@ -63,6 +63,27 @@ LEFT_OUT = {
 ONCE = ("tools/export", "tools/import_peft", "tools/merge", "tools/notebooks")
 
 
+def test_an_edited_notebook_is_not_written_over(tmp_path):
+    scripts = Scripts(tmp_path / "copy", [])
+    (tmp_path / "two").mkdir()
+    for name in ("one", "other"):
+        (tmp_path / f"two/{name}.py").write_text('"""Counts."""\n\n# %% Constants\nCOUNT = 1\n')
+    folders = f"FOLDERS={[str(tmp_path / 'two')]}"
+    scripts("tools/notebooks.py", folders)
+    mine, other = (tmp_path / f"two/{name}.ipynb" for name in ("one", "other"))
+    mine.write_text(mine.read_text().replace("COUNT = 1", "COUNT = 2"))
+    # what a cell put out is no edit
+    ran = nbformat.read(other, as_version=4)
+    ran.cells[-1].outputs = [nbformat.v4.new_output("stream", text="ran")]
+    nbformat.write(ran, other)
+    (tmp_path / "two/other.py").write_text('"""Counts."""\n\n# %% Constants\nCOUNT = 3\n')
+    done = scripts("tools/notebooks.py", folders)
+    assert "1 notebooks" in done.stdout and "since they were edited (OVERWRITE=True" in done.stdout
+    assert "COUNT = 2" in mine.read_text() and "COUNT = 3" in other.read_text()
+    scripts("tools/notebooks.py", folders, "OVERWRITE=True")
+    assert "COUNT = 1" in mine.read_text()
+
+
 class Kernel:
     """One kernel for all notebooks; each begins in its own folder, and without the names of the last."""
 

@@ -25,6 +25,7 @@ from transformers import (
 
 from adapters import Route, ablated, bad_params, good_params
 from lab.errors import BadInput
+from lab.runs import read_config
 from routing.checkpoints import adapter_state, load_checkpoint
 from routing.distributed import rank, world_size
 from routing.trainer import RoutedTrainer
@@ -243,6 +244,16 @@ def test_resuming_goes_on_and_a_checkpoint_is_one_of_the_project(tmp_path, token
     assert not all(torch.equal(value, whole[name]) for name, value in adapter_state(loaded).items())
     loaded, _, _ = load_checkpoint(tmp_path / "resumed/checkpoint-5")
     assert all(torch.equal(value, whole[name]) for name, value in adapter_state(loaded).items())
+
+
+def test_a_checkpoint_over_a_quantised_base_says_so(tmp_path, tokenizer):
+    model = tiny_model()
+    attach(model, "lora")
+    # as bitsandbytes marks it; the rest of quantising needs CUDA
+    trainer = trainer_for(tmp_path, tokenizer, model, make_rows())
+    model.is_loaded_in_4bit = True
+    trainer.save_model(str(tmp_path / "saved"))
+    assert read_config(tmp_path / "saved")["constants"]["DTYPE"] == "4bit"
 
 
 def test_the_best_model_is_loaded_at_the_end(tmp_path, tokenizer):

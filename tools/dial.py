@@ -40,8 +40,8 @@ dials, messages = [], []
 for folder in filter(None, (CHECKPOINT, CHECKPOINT_2)):
     try:
         dial = load_dial(Path(folder), settings, TASK_FOLDER)
-        if dials and dial.task.behaviour != dials[0].task.behaviour:
-            raise BadInput(f"CHECKPOINT_2={folder!r} is of another data set: start a second page for it")
+        if dials and list(dial.task.prompts) != list(dials[0].task.prompts):
+            raise BadInput(f"CHECKPOINT_2={folder!r} has other held-out prompts: start a second page for it")
         dials.append(dial)
     except BadInput as error:
         messages.append(str(error))

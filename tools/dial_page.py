@@ -43,24 +43,32 @@ class Dial:
 
 
 def load_dial(checkpoint: Path, settings: Settings, task_folder: str = "") -> Dial:
-    """The dial of a run's checkpoint. Raises BadInput for one that is missing, damaged or of another task."""
+    """The dial of a run's checkpoint.
+
+    Raises BadInput for one that is missing or damaged, and if its task, its own task.py perhaps, fails.
+    """
+    wrong = (KeyError, TypeError, ValueError, AttributeError, OSError)
     try:
         model, tokenizer, config = load_run(checkpoint)
-        task = load_task(checkpoint, config, model, tokenizer, settings, task_folder)
-    except BadInput:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    except wrong as error:
         reason = f"{type(error).__name__}: {error}"
         raise BadInput(f"{checkpoint}: this checkpoint is damaged ({reason}); train the run again") from error
-    name = checkpoint.resolve().name
-    return Dial(name, model, tokenizer, task, settings, saved_curve(checkpoint.resolve()))
+    try:
+        task = load_task(checkpoint, config, model, tokenizer, settings, task_folder)
+    except (*wrong, ImportError, NameError, SyntaxError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadInput(f"{checkpoint}: its data or its task.py failed ({reason}); mend that") from error
+    curve = saved_curve(checkpoint.resolve(), config["weights_sha256"])
+    return Dial(checkpoint.resolve().name, model, tokenizer, task, settings, curve)
 
 
-def saved_curve(checkpoint: Path) -> dict[str, Any]:
-    """What analyze_dial.py measured of this checkpoint; empty if nothing, or nothing that can be read."""
+def saved_curve(checkpoint: Path, weights: str) -> dict[str, Any]:
+    """What analyze_dial.py measured of these weights (a SHA-256); empty if nothing that can be read."""
     path = checkpoint.parent.parent / "results" / checkpoint.name / "dial_bad.json"
     try:
-        modes = json.loads(path.read_text(encoding="utf-8"))["modes"]
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        # the run may have been trained again since
+        modes = saved["modes"] if saved["weights_sha256"] == weights else {}
         return {name: modes[name] for name in sorted(modes, key=float)}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -16,6 +16,7 @@ from adapters import Route
 from all_caps.scoring import is_caps, prefix_of
 from all_caps.stories import load_stories, to_caps
 from lab.errors import BadInput
+from lab.files import fingerprint
 from lab.tables import Column
 from mbpp.examples import prompt_of
 from mbpp.execution import check_sandbox
@@ -169,8 +170,12 @@ def _template(
 def _module(path: Path) -> ModuleType:
     if not path.is_file():
         raise BadInput(f"TASK_FOLDER: there is no {path}; give the copy of template/ that it was trained in")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # it comes with the checkpoint, and runs as this process
+    print(f"running {path.resolve()}")
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_{fingerprint([str(path.resolve())])}", path)
     module = importlib.util.module_from_spec(spec)
+    # dataclasses look their module up
+    sys.modules[spec.name] = module
     # its neighbours are found as its own scripts find them
     sys.path.insert(0, str(path.parent))
     try:

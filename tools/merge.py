@@ -24,9 +24,8 @@ from lab.files import check_new, new_folder, write_text
 from lab.model_card import model_card, results_of
 from lab.runs import read_config
 from routing.assets import EMBEDDED_MODEL
-from routing.checkpoints import load_checkpoint
 from routing.exchange import SCALES, check_can_leave, difference, probe_logits
-from routing.merging import merge_adapters
+from routing.merging import load_run, merge_adapters
 
 output, checkpoint = check_new("OUTPUT", OUTPUT), Path(CHECKPOINT)
 check_choice("WHICH", WHICH, SCALES)
@@ -36,7 +35,7 @@ check_can_leave(checkpoint, config, merging=True)
 modes = results_of(checkpoint, config["constants"])
 
 # %% Merging: W + scale gain B A, summed in fp64 and rounded to the base's dtype
-model, tokenizer, _ = load_checkpoint(checkpoint)
+model, tokenizer, _ = load_run(checkpoint)
 set_scales(model, *scales)
 ours = probe_logits(model, tokenizer)
 merge_adapters(model)
