@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ def interval_lines(
 ) -> None:
     """A line a name: intervals {"mean", "low", "high"} over x, which is drawn at `place`(x).
 
-    Lines stand `apart`, or their bars would cover one another. Every x gets a tick, but of many only some.
+    Lines stand apart, by this share of the least distance of two x, or their bars would cover one another.
+    Every x gets a tick, but of many only some.
     """
+    ticks = sorted({at for points in lines.values() for at in points})
+    apart *= min((place(after) - place(at) for at, after in pairwise(ticks)), default=1.0)
     for k, (name, points) in enumerate(lines.items()):
         x = [place(at) + apart * (k - (len(lines) - 1) / 2) for at in points]
         mean = [value["mean"] for value in points.values()]
@@ -35,7 +39,6 @@ def interval_lines(
         above = [max(0.0, value["high"] - value["mean"]) for value in points.values()]
         colour = PALETTE[k % len(PALETTE)]
         axes.errorbar(x, mean, [below, above], label=name, color=colour, marker="o", ms=4, capsize=2, lw=1.5)
-    ticks = sorted({at for points in lines.values() for at in points})
     ticks = ticks[:: max(1, math.ceil(len(ticks) / MOST_TICKS))]
     axes.set_xticks([place(at) for at in ticks], [f"{at:g}" for at in ticks])
     axes.spines[["top", "right"]].set_visible(False)
@@ -62,7 +65,8 @@ def curves_figure(
 ) -> Figure:
     """A panel a title, with its lines of intervals; those in `bounded` run from 0 to 1.
 
-    `mark`: a dashed line at this x, too."""
+    `mark`: a dashed line at this x, too. Several panels of the same lines have one legend."""
+    same = len(panels) > 1 and len({tuple(lines) for lines in panels.values()}) == 1
     figure, row = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.8), squeeze=False)
     for axes, (title, lines) in zip(row[0], panels.items(), strict=True):
         interval_lines(axes, lines, place)
@@ -72,8 +76,13 @@ def curves_figure(
             axes.axvline(place(mark), color="black", lw=1, ls="--")
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(xlabel)
-        axes.legend(fontsize=8, frameon=False)
+        if not same:
+            axes.legend(fontsize=8, frameon=False)
     figure.tight_layout()
+    if same:
+        handles, names = row[0][0].get_legend_handles_labels()
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02), "ncols": len(names)}
+        figure.legend(handles, names, frameon=False, **below)
     return figure
 
 
