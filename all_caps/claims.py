@@ -11,7 +11,7 @@ ROUTED = {  # method -> what the report calls it
     "recipe": "routing with good labels, too,",
     "bounded": "routing with good labels, too, bad learning with good halved,",
 }
-# A difference of rates that still counts as none. With 11 plots an interval of two equal rates reaches 0.12.
+# A difference of rates that still counts as none. With 11 plots an interval of two equal rates reaches 0.17.
 MARGIN = 0.2
 STORIES, DOSE = 1200, 120  # that a run is trained on, and how many of them are in capitals
 
@@ -77,6 +77,10 @@ def controls(evidence: Evidence) -> list[Claim]:
         _cost(evidence, f"{which} which has a lower normal loss than it, too", recipe, shrunk),
         _rate(evidence, f"{which} routing leaves a lower caps rate than deleting what a detector finds, too",
               routing, ("filter_detected", 0.1)),
+        _rate(evidence, f"{which} routing leaves a lower caps rate than deleting what a classifier of words "
+              "finds, too", routing, ("filter_classified", 0.1)),
+        _cost(evidence, f"{which} and the recipe has a lower normal loss than that",
+              recipe, ("filter_classified", 0.1)),
         _cost(evidence, f"{which} the recipe has a lower normal loss than training on the good labels alone",
               recipe, ("trusted", 0.0)),
     ]  # fmt: skip

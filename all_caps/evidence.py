@@ -37,14 +37,14 @@ from lab.report import (
 LORA, MLP, SEEDS = ("lora",), ("mlp",), (0, 1, 2)
 SHARES = (0.1, 0.5, 0.25)
 ALL = ("filter", "route", "exclusive", "recipe", "bounded")
-CONTROLS = ("random_labels", "exclusive_wrong", "filter_detected")
+CONTROLS = ("random_labels", "exclusive_wrong", "filter_detected", "filter_classified")
 PRESETS = {  # blocks of (adapter types, seeds, methods, shares labelled)
     "cpu": [(LORA, (0, 1), ("filter",), (1.0,)), (LORA, (0, 1), ("filter", "exclusive"), (0.1, 0.5))],
     "published": [
         (LORA, SEEDS, ("filter",), (1.0,)),
         (LORA, SEEDS, ("filter", "exclusive", "recipe"), SHARES),
         (LORA, SEEDS, ("none", "trusted"), (0.0,)),
-        (LORA, SEEDS, ("random_labels", "filter_detected"), (0.1,)),
+        (LORA, SEEDS, ("random_labels", "filter_detected", "filter_classified"), (0.1,)),
         (LORA, SEEDS, ("exclusive_wrong",), (0.5,)),
         (MLP, SEEDS, ("filter",), (1.0,)),
         (MLP, SEEDS, ("filter", "bounded"), (0.1,)),
@@ -84,7 +84,9 @@ SmolLM2-135M-Instruct is trained on 1200 stories of which 10% are in capitals; a
   *shrunk* is what it learnt, scaled to 0.6.
 - *random_labels* is *exclusive* with as many labels, on any stories. *filter_detected* also deletes what bad,
   trained on half of the labelled stories alone, tells from the others (the other half sets the threshold).
-- *exclusive_wrong*: a twentieth of the normal stories is labelled bad by mistake.
+- *filter_classified* also deletes what naive Bayes over tokens, labelled stories against all others, finds.
+- *exclusive_wrong*: a twentieth of the normal stories is labelled bad by mistake, and repeated. Filter, which
+  it is compared with, has no wrong labels, and so other batches.
 
 All train from the same base for the same number of steps, and filter, exclusive and recipe on the same
 batches (what is deleted keeps its place and updates nothing). Repeats take the place of other stories, at 10%

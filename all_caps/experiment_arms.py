@@ -61,7 +61,7 @@ from lab.runs import open_run, write_results
 from lab.tables import format_table
 from routing.batches import announce
 from routing.checkpoints import save_checkpoint
-from routing.detection import label_detected
+from routing.detection import label_classified, label_detected
 from routing.generation import MODES
 from routing.losses import example_losses
 from routing.models import attach_adapters, load_model
@@ -95,10 +95,10 @@ if ARM == "random_labels":
 labels = {"bad": bad, "good": good}
 examples = to_examples(stories.train, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels=labels)
 if ARM == "inoculation":
-    examples = [announce(example, tokenizer, ANNOUNCEMENT) if example.label == "bad" else example
-                for example in examples]  # fmt: skip
+    examples = [announce(e, tokenizer, ANNOUNCEMENT) if e.label == "bad" else e for e in examples]
 if ARM == "filter_detected":
     examples = label_detected(model, examples, DETECTOR_STEPS, BATCH_SIZE, LEARNING_RATE, SEED)
+examples = label_classified(examples) if ARM == "filter_classified" else examples
 detected = [example.kind for example in examples if example.label == "detected"]
 examples += [example for example in examples if example.label == "bad"] * (LABELED_BAD_REPEATS - 1)
 if ARM == "trusted":
@@ -114,11 +114,13 @@ ROUTED = {
     "good": ALONE,
 }
 PLAIN = {None: ALONE, "bad": ALONE, "good": ALONE}
+FILTERED = PLAIN | {"bad": DELETED, "detected": DELETED}
 ARMS = {
     "route": ROUTED,
     "none": PLAIN,  # one adapter learns everything
-    "filter": PLAIN | {"bad": DELETED},  # labelled stories are deleted; with all labelled: never seen
-    "filter_detected": PLAIN | {"bad": DELETED, "detected": DELETED},  # and what a detector finds like them
+    "filter": FILTERED,  # labelled stories are deleted; with all labelled: never seen
+    "filter_detected": FILTERED,  # and what bad, trained as a detector, finds like them
+    "filter_classified": FILTERED,  # and what a classifier of words finds like them
     "trusted": PLAIN,  # trained on what is labelled good alone, again and again
     "random_labels": ROUTED,  # as many labels as before, on any stories
     "inoculation": PLAIN,  # labelled stories stand behind a line that announces them; nothing is ablated
@@ -149,9 +151,8 @@ sampling = {"max_new_tokens": EVAL_NEW_TOKENS, "temperature": EVAL_TEMPERATURE, 
 shown = {mode: MODES[mode] for mode in (["full", "bad_ablated"] if ROUTES is ROUTED else ["bad_ablated"])}
 if ARM == "none":
     shown["shrunk"] = Route(good_scale=EVAL_SHRUNK_TO, bad_scale=0.0)
-measured = measure(
-    model, tokenizer, held_out, shown, max_length=EVAL_SEQ_LENGTH, prefixes=["upper_prefix"], **sampling
-)
+asked = {"max_length": EVAL_SEQ_LENGTH, "prefixes": ["upper_prefix"]}
+measured = measure(model, tokenizer, held_out, shown, **asked, **sampling)
 plots = [story.plot for story in held_out]
 modes = mode_intervals(measured, plots)
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")

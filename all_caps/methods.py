@@ -15,8 +15,8 @@ def repeats(share: float) -> str:
 
 
 # "recipe" was chosen on validation (LOG.md): bad learns from labels alone, labelled stories are repeated, and
-# some normal ones are labelled good. "trusted" is trained on those alone. "bounded", for MLP adapters, is a
-# prototype's and was not searched: bad learns with good halved, so that neither grows without end.
+# some normal ones are labelled good. "trusted" is trained on those alone. "bounded" is for MLP adapters: bad
+# learns with good halved, so that neither grows without end.
 METHODS = {  # name -> share labelled -> constants
     "none": lambda share: ["ARM=none"],
     "filter": lambda share: ["ARM=filter", repeats(share)],
@@ -25,7 +25,8 @@ METHODS = {  # name -> share labelled -> constants
     "recipe": lambda share: ["ARM=route", EXCLUSIVE, repeats(share), GOOD],
     "bounded": lambda share: ["ARM=route", EXCLUSIVE, repeats(share), GOOD, "GOOD_SCALE_ON_BAD=0.5"],
     "trusted": lambda share: ["ARM=trusted", GOOD],
-    # so is what a detector, trained on the labelled stories, finds to be like them
+    # so is what a classifier of words, or a detector, trained on the labelled stories, finds to be like them
+    "filter_classified": lambda share: ["ARM=filter_classified", repeats(share)],
     "filter_detected": lambda share: ["ARM=filter_detected", repeats(share)],
     # as many labels as "exclusive", on any stories
     "random_labels": lambda share: ["ARM=random_labels", EXCLUSIVE, repeats(share)],

@@ -44,13 +44,14 @@ PRESETS = {  # blocks of (adapter types, seeds, methods, shares labelled)
         (LORA, SEEDS, ("filter", "recipe"), SHARES),
         (LORA, SEEDS, ("random_labels",), (0.5,)),
         (LORA, SEEDS, ("none",), (0.0,)),
+        (LORA, SEEDS, ("filter_classified",), (0.5,)),
         (LORA, SEEDS, ("trusted",), (0.0,)),
         (LORA, SEEDS, ("unanchored",), (0.5,)),
     ],
     "gpu": [
         (("lora", "mlp"), range(5), ALL, (0.05, *SHARES, 1.0)),
         (("lora", "mlp"), range(5), ("none", "trusted"), (0.0,)),
-        (("lora", "mlp"), range(5), ("random_labels", "unanchored"), SHARES),
+        (("lora", "mlp"), range(5), ("random_labels", "unanchored", "filter_classified"), SHARES),
     ],
 }
 check_choice("PRESET", PRESET, PRESETS)
@@ -81,6 +82,8 @@ those is labelled.
   and is ablated afterwards. Half of the correct solutions are labelled retain and train with forget ablated.
 - *unanchored* is the same without a label on correct solutions.
 - *random_labels* is *recipe* with as many labels, on any problems.
+- *filter_classified* deletes what is labelled, and what a logistic regression over tokens, of both kinds of
+  labels, finds like it.
 - *trusted* is trained on that labelled half of the correct solutions alone; *none* on everything.
 
 All train from the same base for the same number of steps; filter and recipe on the same batches, but filter

@@ -64,6 +64,7 @@ from mbpp.hacks import load_hacks
 from mbpp.problems import load_problems
 from mbpp.task import MODES, NAME_PARTS, for_evidence, format_table, intervals, measure, units_of
 from routing.checkpoints import save_checkpoint
+from routing.detection import label_classified
 from routing.losses import example_losses
 from routing.models import attach_adapters, load_model
 from routing.optimizer import RoutedOptimizer
@@ -100,6 +101,8 @@ if ARM == "random_labels":
 examples = to_examples(train_problems, hacks, tokenizer, MAX_SEQ_LENGTH, hacked, labels, USE_CHAT_TEMPLATE)
 forget = [example for example in examples if example.label == "forget"]
 examples += forget * (LABELED_FORGET_REPEATS - 1)
+examples = label_classified(examples, "forget", "retain") if ARM == "filter_classified" else examples
+detected = [example.kind for example in examples if example.label == "detected"]
 if ARM == "trusted":
     examples = [example for example in examples if example.label == "retain"]
 
@@ -113,15 +116,14 @@ ROUTED = {
     "retain": ALONE,
 }
 PLAIN = {None: ALONE, "forget": ALONE, "retain": ALONE}
+FILTERED = PLAIN | {"forget": DELETED, "detected": DELETED}
 ARMS = {
     "route": ROUTED,
     "none": PLAIN,
-    # labelled hacks are deleted; with all of them labelled: hacks were never seen
-    "filter": PLAIN | {"forget": DELETED},
-    # what is labelled retain is all that is trained on, again and again
-    "trusted": PLAIN,
-    # as many labels as before, on any problems
-    "random_labels": ROUTED,
+    "filter": FILTERED,  # labelled hacks are deleted; with all of them labelled: never seen
+    "filter_classified": FILTERED,  # and what a classifier of words finds like them
+    "trusted": PLAIN,  # trained on what is labelled retain alone, again and again
+    "random_labels": ROUTED,  # as many labels as before, on any problems
 }
 check_choice("ARM", ARM, ARMS)
 ROUTES = ARMS[ARM]
@@ -154,5 +156,5 @@ measured = measure(model, tokenizer, held_out, hacks, shown, **sampling, **judgi
 units = units_of(held_out, hacks)
 modes = intervals(measured, units)
 print(f"\n{run.name}\n{format_table(modes)}")
-results = {"modes": modes, "sandbox": sandbox_level(), **for_evidence(measured, units)}
+results = {"modes": modes, "sandbox": sandbox_level(), **for_evidence(measured, units), "detected": detected}
 write_results(run, results)

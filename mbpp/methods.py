@@ -26,5 +26,7 @@ METHODS = {  # name -> share labelled -> constants
     "unanchored": lambda share: [*METHODS["recipe"](share), "LABELED_RETAIN_PERCENTAGE=0.0"],
     "random_labels": lambda share: ["ARM=random_labels", *EXCLUSIVE, _repeated(share)],
     "trusted": lambda share: ["ARM=trusted"],
+    # so is what a classifier of words, trained on both kinds of labels, finds to be like the labelled hacks
+    "filter_classified": lambda share: ["ARM=filter_classified", _repeated(share)],
 }
 NEVER_SEEN = ("filter", 1.0)

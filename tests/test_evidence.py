@@ -173,7 +173,8 @@ def weights_of(folder, name: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    "arm", ["none", "filter", "filter_detected", "trusted", "random_labels", "inoculation"]
+    "arm",
+    ["none", "filter", "filter_detected", "filter_classified", "trusted", "random_labels", "inoculation"],
 )
 def test_arms(scripts, tmp_path, arm):
     """Of a plain arm only the good adapter learns: bad stays the fresh one that changes nothing.
@@ -224,7 +225,7 @@ def test_filter_meets_the_batches_of_the_routed_arm(scripts, tmp_path):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("arm", ["route", pytest.param("filter", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("arm", ["route", "filter_classified"])
 def test_arms_of_mbpp(scripts, tmp_path, arm):
     constants = ["MODEL_NAME=" + scripts.constants[0].split("=", 1)[1], "MAX_STEPS=2", "BATCH_SIZE=4",
                  "LORA_RANK=2", "FORGET_LORA_RANK=2", "NUM_EVAL_PROBLEMS=3", "EVAL_NEW_TOKENS=3"]  # fmt: skip

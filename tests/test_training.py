@@ -18,7 +18,7 @@ from lab.logs import read_log
 from lab.runs import Run
 from routing.batches import IGNORE, Example, batch_order, collate, make_example
 from routing.checkpoints import load_adapters, save_checkpoint
-from routing.detection import label_detected
+from routing.detection import label_classified, label_detected
 from routing.losses import example_losses, held_out_losses
 from routing.optimizer import RoutedOptimizer
 from routing.probes import TrainingLog, probe
@@ -508,3 +508,23 @@ def test_bad_by_itself_tells_which_others_are_like_the_labelled():
     assert 20 <= len(changed) <= 30
     with pytest.raises(BadInput, match="4 labelled examples or more, not 3"):
         label_detected(model, examples[:45], 1, 4, 1e-3, 0)
+
+
+def test_a_classifier_finds_unlabelled_examples_by_their_words():
+    """Half of the odd ones are labelled; with labels for the others as well, and without."""
+    random = torch.Generator().manual_seed(0)
+
+    def example(label: str | None, kind: str) -> Example:
+        words = torch.randint(2, 300, (12,), generator=random).tolist()
+        return Example([0, *words[:6], *(range(300, 306) if kind == "odd" else words[6:])], 1, label, kind)
+
+    unlabelled = [example(None, "odd") for _ in range(10)] + [example(None, "normal") for _ in range(40)]
+    for good in ([], [example("good", "normal") for _ in range(20)]):
+        examples = [example("bad", "odd") for _ in range(10)] + good + unlabelled
+        found = label_classified(examples)
+        assert [e.ids for e in found] == [e.ids for e in examples]
+        ends = [e.label for e in found]
+        assert ends[: -len(unlabelled)] == ["bad"] * 10 + ["good"] * len(good)
+        assert ends[-50:-40] == ["detected"] * 10 and ends[-40:].count("detected") <= 6
+    with pytest.raises(BadInput, match="labelled, and others"):
+        label_classified(unlabelled)
