@@ -116,9 +116,10 @@ class DualAdapter(RoutedModule):
         x = x.to(base.dtype)
         weights = self.get_good_params() + self.get_bad_params()
         record = self.cosines is not None and 0 not in self.dims
-        if record and self.may_be_flat and base.dim() == 2:
+        flat = self.may_be_flat and base.dim() == 2
+        if record and flat and self.routing is None:
             raise ValueError(
-                "output_cosines: this model flattens examples and tokens, so positions have no place"
+                "output_cosines: this model flattens examples and tokens; say by routes how many there are"
             )
         fixed = None if record else self._fixed_weights(weights, base.dtype)
         if fixed is not None:
@@ -130,7 +131,7 @@ class DualAdapter(RoutedModule):
         if not record:
             return add_branches(base, x, scale, update, self.RELU, *weights)
         output, cosine = add_branches(base, x, scale, update, self.RELU, *weights, cosine=True)
-        self.cosines.append(cosine)
+        self.cosines.append(cosine.view(len(self.routing.update), -1) if flat else cosine)
         return output
 
     def _fixed_weights(self, weights: list[Tensor], dtype: torch.dtype) -> FusedWeights | None:

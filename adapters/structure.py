@@ -83,15 +83,14 @@ def decoder_layers(model: nn.Module, layers: Sequence[int] | float = 0.5) -> lis
 def projections(layer: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     """(parent, attribute name, projection) of every projection in `layer`.
 
-    Those of state-space mixers are left out.
+    Those of state-space mixers are left out, and those in a block with experts: some of these get the tokens
+    of all examples in one row, where routes have no place.
     """
-    return [
-        (parent, name, child)
-        for parent in layer.modules()
-        if not is_mixer(parent)
-        for name, child in parent.named_children()
-        if is_projection(child)
-    ]
+    if has_experts(layer):
+        return []
+    own = [] if is_mixer(layer) else layer.named_children()
+    found = [(layer, name, child) for name, child in own if is_projection(child)]
+    return found + [pair for child in layer.children() for pair in projections(child)]
 
 
 def mlp(layer: nn.Module) -> tuple[str, nn.Module, int]:

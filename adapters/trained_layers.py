@@ -177,7 +177,9 @@ class TrainedLayer(RoutedModule):
             part = run(weights)
             if part.requires_grad and not (update == 1).all():
                 stopped = {name: weight.detach() for name, weight in weights.items()}
-                part = update * part + (1 - update) * run(stopped)
+                constant = run(stopped)
+                # the same value, whatever the share and the dtype
+                part = constant + update * (part - constant)
             output = part if (scale == value).all() else output + (scale == value) * part
         return output
 

@@ -31,8 +31,8 @@ from adapters import Route
 from all_caps.stories import load_stories
 from all_caps.task import COLUMNS, evaluate
 from lab.curves import curve_panels, plot_curves
-from lab.files import read_object, write_json
-from lab.runs import refuse_other_constants
+from lab.files import write_json
+from lab.runs import refuse_other_results
 from lab.tables import format_table
 from routing.merging import load_run
 
@@ -43,9 +43,7 @@ ROUTES = {
 check_choice("SLOT", SLOT, ROUTES)
 checkpoint = HERE / CHECKPOINT
 output = HERE / "results" / checkpoint.name / f"dial_{SLOT}.json"
-if output.exists():
-    saved = read_object(output, "delete it", constants=dict)["constants"]
-    refuse_other_constants(output, saved, CONSTANTS, "Delete that file")
+refuse_other_results(output, CONSTANTS)
 model, tokenizer, config = load_run(checkpoint)
 held_out = load_stories(STORIES).split(SPLIT)[:NUM_PROMPTS]
 modes = evaluate(

@@ -15,19 +15,22 @@ SPLIT = "validation"  # or "test"
 NUM_STORIES = 16  # for the cosine of the outputs, as they are and in capitals
 MAX_SEQ_LENGTH = 64
 
-override_constants(globals())  # from the shell: CONSTANT=value
+CONSTANTS = override_constants(globals())  # from the shell: CONSTANT=value
 HERE = Path(__file__).parent
 
 # %% Weights: subspaces and effective updates
 from all_caps.stories import load_stories, to_caps
 from lab.files import write_json
 from lab.plots import plot_overlaps
+from lab.runs import refuse_other_results
 from routing.batches import collate, make_example
 from routing.merging import load_run
 from routing.probes import output_orthogonality
 from routing.subspaces import as_rows, format_overlaps, overlaps, random_weights
 
 checkpoint = HERE / CHECKPOINT
+output = HERE / "results" / checkpoint.name / "orthogonality.json"
+refuse_other_results(output, CONSTANTS)
 model, tokenizer, config = load_run(checkpoint)
 readings = overlaps(model)
 print(format_overlaps(readings))
@@ -46,8 +49,5 @@ for kind, texts in {"normal": stories, "caps": [to_caps(story) for story in stor
         f"of random adapters of the same norms: {outputs[f'{kind}_random']:.4f}"
     )
 
-write_json(
-    HERE / "results" / checkpoint.name / "orthogonality.json",
-    {"modules": as_rows(readings), "outputs": outputs},
-)
+write_json(output, {"modules": as_rows(readings), "outputs": outputs, "constants": CONSTANTS})
 plot_overlaps(readings, HERE / "plots" / f"{checkpoint.name}_orthogonality.png", checkpoint.name)

@@ -41,7 +41,7 @@ from lab.errors import BadInput
 from lab.files import write_json
 from lab.intervals import rate_interval
 from lab.plots import plot_modes
-from lab.runs import read_config
+from lab.runs import read_config, refuse_other_results
 from lab.tables import Column, format_table
 from routing.activations import angle, last_token_activations, read_layer
 from routing.generation import MODES
@@ -54,6 +54,9 @@ if RECOVERED and read_config(recovered)["model"] != read_config(checkpoint)["mod
     raise BadInput(
         f"RECOVERED={RECOVERED!r} has another base than CHECKPOINT: their directions do not compare"
     )
+name = "subspace" + (f"_{recovered.name}_{RECOVERED_MODE}" if RECOVERED else "")
+output = HERE / "results" / checkpoint.name / f"{name}.json"
+refuse_other_results(output, CONSTANTS)
 stories = load_stories(STORIES, limit=0).split(SPLIT)[:NUM_PROMPTS]
 plots = [story.plot for story in stories]
 prefixes = [prefix_of(story.text) for story in stories]
@@ -114,9 +117,8 @@ for k in range(0, last + 1, max(1, last // 6)):
     print(f"{k:>4}  " + "  ".join(f"{name} {values[k]:.0f}" for name, values in from_base.items()))
 
 # %% JSON and figures
-name = "subspace" + (f"_{recovered.name}_{RECOVERED_MODE}" if RECOVERED else "")
 result = {"modes": modes, "layers": layers, "angles": angles, "odds": odds, "plots": plots}
-write_json(HERE / "results" / checkpoint.name / f"{name}.json", {**result, "constants": CONSTANTS})
+write_json(output, {**result, "constants": CONSTANTS})
 
 
 def line(values: list[float]) -> dict[int, dict]:

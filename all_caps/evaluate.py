@@ -41,6 +41,7 @@ from lab.errors import BadInput
 from lab.files import write_json
 from lab.modes import mode_intervals
 from lab.plots import plot_modes
+from lab.runs import refuse_other_results
 from lab.tables import Column, format_table
 from routing.generation import routes_of
 from routing.merging import load_run
@@ -58,6 +59,8 @@ if MODE != "behaviour":
     check_lm_eval()
     tasks = load_tasks([name for name in TASKS if name != TASK])
     documents = continuation_choices(held_out, SEED)[: NUM_DOCUMENTS or None] if TASK in TASKS else []
+output = HERE / "results" / checkpoint.name / f"evaluate_{MODE}.json"
+refuse_other_results(output, CONSTANTS)
 model, tokenizer, _ = load_run(checkpoint)
 
 # %% Behaviour
@@ -97,6 +100,5 @@ if MODE != "behaviour":
         for name, value in metrics.items()
     ]  # fmt: skip
 print(f"\n{checkpoint.name}\n{format_table(results, columns)}")
-result = {"modes": results, "constants": CONSTANTS}
-write_json(HERE / "results" / checkpoint.name / f"evaluate_{MODE}.json", result)
+write_json(output, {"modes": results, "constants": CONSTANTS})
 plot_modes(results, columns, HERE / "plots" / f"{checkpoint.name}_evaluate_{MODE}.png", checkpoint.name)

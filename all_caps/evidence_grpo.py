@@ -80,6 +80,7 @@ claims = [
         bound=-0.1,
         above=True,
     ),
+    Claim("and above the start's", evidence.difference("quality", route, start, "lora"), above=True),
     Claim(
         "and at least what plain GRPO ends with",
         evidence.difference("quality", route, plain, "lora"),

@@ -81,8 +81,10 @@ caps = pick(everything, CAPS_PERCENTAGE, SEED, "CAPS_PERCENTAGE")
 bad = pick(caps, LABELED_BAD_PERCENTAGE, SEED, "LABELED_BAD_PERCENTAGE")
 labels = {"bad": bad}
 examples = to_examples(stories.train, tokenizer, MAX_SEQ_LENGTH, in_caps=caps, labels=labels)
-examples += [example for example in examples if example.label == "bad"] * (LABELED_BAD_REPEATS - 1)
-first = pick(bad, FRONTLOAD_PERCENTAGE, SEED, "FRONTLOAD_PERCENTAGE")
+again = [i for i, example in enumerate(examples) if example.label == "bad"] * (LABELED_BAD_REPEATS - 1)
+examples += [examples[i] for i in again]
+early = set(pick(bad, FRONTLOAD_PERCENTAGE, SEED, "FRONTLOAD_PERCENTAGE"))
+first = [place for place, i in enumerate([*everything, *again]) if i in early]
 
 # %% Routing: label -> which adapters learn from an example, and which are active
 ROUTES = {

@@ -83,7 +83,7 @@ model, tokenizer, config = load_run(checkpoint)
 
 # %% Prompts: of stories that training has not met, and held-out ones of other plots
 stories = load_stories(STORIES)
-unseen = unmet(stories, trained, checkpoint)
+unseen = unmet(stories, STORIES, trained, checkpoint)
 if not 0 <= PROMPTS <= len(unseen):
     raise BadInput(f"PROMPTS={PROMPTS}: {len(unseen)} stories are left that it has not met")
 order = pick(range(len(unseen)), 1.0, SEED, "recovery")

@@ -36,12 +36,12 @@ from adapters import Route, bad_params, good_params, routed, routed_modules
 from all_caps.scoring import caps_by_prompt, prefix_of
 from all_caps.stories import load_stories, to_caps, to_examples, unmet
 from lab.errors import BadInput
-from lab.files import read_object, write_json
+from lab.files import write_json
 from lab.intervals import rate_interval
 from lab.labels import pick
 from lab.lock import hold
 from lab.relearning import by_prompt, doublings, plot_relearning, relearning_summary
-from lab.runs import refuse_other_constants
+from lab.runs import refuse_other_results
 from routing.batches import collate
 from routing.checkpoints import load_checkpoint
 from routing.generation import sample_modes
@@ -63,9 +63,7 @@ mixed = f"_mixed{NORMAL_SHARE:g}" if NORMAL_SHARE else ""
 name = RUN_NAME or f"{checkpoint.name}_{START}_{LEARNER}{mixed}_relearnseed{SEED}"
 output, constants = HERE / "results" / name / "eval.json", {**CONSTANTS, "SCRIPT": Path(__file__).stem}
 hold(output.parent)
-if output.exists():
-    saved = read_object(output, "delete it", constants=dict)["constants"]
-    refuse_other_constants(output, saved, constants, "Delete that file")
+refuse_other_results(output, constants)
 torch.manual_seed(SEED)
 model, tokenizer, config = load_checkpoint(checkpoint)
 trained = [f"{constant}={value}" for constant, value in config["constants"].items()]
@@ -81,7 +79,7 @@ learners = {"good": good_params, "fresh": bad_params, "all": lambda model: list(
 
 # %% Stories that training has not seen, in capitals and as they are
 stories = load_stories(STORIES)
-unseen = unmet(stories, config["constants"], checkpoint)
+unseen = unmet(stories, STORIES, config["constants"], checkpoint)
 if len(unseen) < 2 * NUM_EXAMPLES:
     raise BadInput(f"NUM_EXAMPLES={NUM_EXAMPLES}: only {len(unseen)} stories are left that it has not seen")
 order = pick(range(len(unseen)), 1.0, SEED, "relearning")

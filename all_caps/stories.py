@@ -197,11 +197,16 @@ def to_continuations(
     return examples
 
 
-def unmet(stories: Stories, constants: Mapping[str, Any], checkpoint: Path) -> list[Story]:
-    """The training stories that the run of `checkpoint`, which had these constants, was not trained on.
+def unmet(stories: Stories, name: str, constants: Mapping[str, Any], checkpoint: Path) -> list[Story]:
+    """The training stories of STORIES=`name` that the run of `checkpoint`, with these constants, has not met.
 
-    Raises BadInput if that was no run of experiment.py, or of a variant that trains on as many stories.
+    Raises BadInput if it had other stories, and if it was no run of experiment.py, or of a variant that
+    trains on as many.
     """
+    if name != constants.get("STORIES", name):
+        raise BadInput(
+            f"STORIES={name!r}: {checkpoint} was trained on {constants['STORIES']!r}; give the same"
+        )
     if not {"MAX_STEPS", "BATCH_SIZE"} <= constants.keys():
         raise BadInput(
             f"{checkpoint} is of {constants.get('SCRIPT', 'another script')}.py, so which stories it has met "

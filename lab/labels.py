@@ -46,13 +46,14 @@ def noisy_probabilities(
 
     Scores are normal with variance 1, their mean is 0 for negative items and sqrt(2) Phi^-1(auc) for positive
     ones. What is said is Bayes' rule at the true share of positive items, so it is calibrated. A score
-    depends on seed and item alone. Raises BadInput for an AUC outside 0.5..1 or if nothing is positive.
+    depends on seed and item alone. Raises BadInput for an AUC outside 0.5..1, or if nothing or everything is
+    positive.
     """
     if not 0.5 <= auc <= 1:
         raise BadInput(f"CLASSIFIER_AUC={auc}: give an area between 0.5 (blind) and 1 (sees all)")
     chosen = set(positive)
-    if not chosen:
-        raise BadInput("a classifier needs examples of the behaviour; there are none")
+    if not 0 < len(chosen) < len(items):
+        raise BadInput("a classifier needs examples of the behaviour, and others")
     if auc == 1:
         return {i: float(i in chosen) for i in items}
     # here: labels are the core's, scipy is not

@@ -128,14 +128,16 @@ def distances_table(
 def examples_for(loss: float, seen: Mapping[float, float]) -> str:
     """How many examples give this loss, as text, by linear interpolation of examples seen -> loss.
 
-    0 where the loss is no lower than without any; ">99" where it is lower than with the most there are.
+    0 where the loss is no lower than without any; ">99" where it is lower than with the most there are, and
+    "<57" where it lies between that without any and that with the fewest: the first ones teach most.
     """
     numbers = sorted(seen)
     # more examples never count as a higher loss
     falling = np.minimum.accumulate([seen[number] for number in numbers])
     if loss < falling[-1]:
         return f">{numbers[-1]:.0f}"
-    return f"{np.interp(-loss, -falling, numbers):.0f}"
+    found = float(np.interp(-loss, -falling, numbers))
+    return f"<{numbers[1]:.0f}" if 0 < found < numbers[1] else f"{found:.0f}"
 
 
 def command(script: Path, constants: Constants) -> str:

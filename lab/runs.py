@@ -94,6 +94,13 @@ def saved_constants(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def refuse_other_results(output: Path, constants: Mapping[str, Any]) -> None:
+    """Raise BadInput if the JSON file `output` is there, and was made with other constants."""
+    if output.exists():
+        saved = read_object(output, "delete it", constants=dict)["constants"]
+        refuse_other_constants(output, saved, constants, "Delete that file")
+
+
 def refuse_to_overwrite(run: Run) -> None:
     """Raise BadInput if another run, one of other constants, lies in this run's folder."""
     saved = saved_constants(run.checkpoint)

@@ -5,9 +5,9 @@ Skips what is complete, goes on after a failure.
 
 import ast
 import contextlib
+import itertools
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from lab.files import read_object, write_json, write_text
 from lab.lock import hold, working_on
 from lab.plots import plot_comparison
 from lab.results import ResultsCache
-from lab.runs import saved_constants
+from lab.runs import CONFIG, saved_constants
 from lab.tables import Column, seed_table
 
 
@@ -130,6 +130,14 @@ def run_jobs(
 
 def _run(job: Job, log: Path, environment: Mapping[str, str]) -> str | None:
     """Run a job as a process; returns why it failed."""
+    try:
+        return _run_as_process(job, log, environment)
+    # the others go on
+    except (BadInput, OSError) as error:
+        return str(error)
+
+
+def _run_as_process(job: Job, log: Path, environment: Mapping[str, str]) -> str | None:
     # after a kill of a sweep its runs go on
     if reason := working_on(job.script.parent / "results" / job.run):
         return reason
@@ -141,8 +149,9 @@ def _run(job: Job, log: Path, environment: Mapping[str, str]) -> str | None:
     saved = saved_constants(checkpoint)
     resume = saved is None or _made_with(job, saved, is_bookkeeping)
     if not resume:
-        # a run does not overwrite another by itself
-        shutil.rmtree(checkpoint)
+        # a run does not overwrite another, nor does a sweep: its name is needed, and it may have taken hours
+        for folder in (checkpoint, job.script.parent / "results" / job.run):
+            _put_aside(folder)
     command = [sys.executable, job.script.name, f"RUN_NAME={job.run}", *job.constants]
     # what takes a minute cannot be resumed
     if "RESUME" in constants_as_run(job):
@@ -152,6 +161,15 @@ def _run(job: Job, log: Path, environment: Mapping[str, str]) -> str | None:
             command, cwd=job.script.parent, env=environment, stdout=output, stderr=subprocess.STDOUT
         ).returncode
     return f"see {log}" if code else None
+
+
+def _put_aside(folder: Path) -> None:
+    """Give a folder another name, with a number behind it."""
+    if folder.exists():
+        numbered = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
+        aside = next(other for other in numbered if not other.exists())
+        folder.rename(aside)
+        tqdm.write(f"{folder} is of other constants; it is {aside.name} now")
 
 
 def run_sweep(
@@ -183,6 +201,10 @@ def run_sweep(
     }
     logs = folder / "results" / f"{output}_logs"
     hold(folder / "results" / output)
+    for job in jobs.values():
+        # what cannot be evaluated is trained again, or the table would show what it was once
+        if is_complete(job) and not (folder / "checkpoints" / job.run / CONFIG).exists():
+            (folder / "results" / job.run / "eval.json").unlink()
     failed = run_jobs(list(jobs.values()), logs)
     names = [job.run for job in jobs.values() if job not in failed]
     if not names:

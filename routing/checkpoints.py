@@ -5,8 +5,6 @@ model from it and no dimension is typed twice."""
 
 import hashlib
 import importlib.metadata
-import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from adapters import attach, describe, routed_modules
 from lab.errors import BadInput
 from lab.files import atomic_write, fingerprint, write_json
-from lab.runs import CONFIG, STARTED, Run, read_config, refuse_other_constants
+from lab.runs import CONFIG, STARTED, Run, read_config
 from routing.batches import Example
 from routing.distributed import from_main, is_main, whole_tensor
 from routing.models import load_model, remove_adapters
 
 WEIGHTS, TRAINING_STATE = "adapter.safetensors", "training_state.pt"
-STATE = {"step", "constants", "data_fingerprint", "adapters", "optimizer", "rng", "cuda_rng"}
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
@@ -54,6 +51,12 @@ def base_signature(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def base_dtype(model: nn.Module) -> str:
+    """The dtype of the frozen base, such as "bfloat16"."""
+    base = next(parameter for parameter in model.parameters() if not parameter.requires_grad)
+    return str(base.dtype).removeprefix("torch.")
+
+
 def examples_fingerprint(examples: Sequence[Example]) -> str:
     """A short hash of what a run is trained on: tokens, what of them is prompt, and labels, in order."""
     return fingerprint(f"{example.ids} {example.prompt_length} {example.label}" for example in examples)
@@ -63,7 +66,7 @@ def save_checkpoint(run: Run, model: nn.Module, examples: Sequence[Example]) -> 
     """Write a run's checkpoint, which takes the place of what it would be resumed from."""
     write_checkpoint(run.checkpoint, model, run.constants, examples_fingerprint(examples))
     if is_main():
-        # in this order: a run that is started and has no state has just begun (`load_training_state`)
+        # in this order: a run that is started and has no state has just begun (`routing.training_state`)
         for file in (STARTED, TRAINING_STATE):
             (run.checkpoint / file).unlink(missing_ok=True)
 
@@ -90,7 +93,6 @@ def write_checkpoint(
     with atomic_write(folder / WEIGHTS) as temporary:
         temporary.write_bytes(weights)
     packages = ("torch", "transformers", "gradient-routing-finetuning")
-    base = next(p for p in model.parameters() if not p.requires_grad)
     config = {
         "model": more.pop("model", None) or constants["MODEL_NAME"],
         "adapter": describe(model),
@@ -98,7 +100,7 @@ def write_checkpoint(
         "data_fingerprint": data_fingerprint,
         **more,
         "base_signature": signature,
-        "base_dtype": str(base.dtype).removeprefix("torch."),
+        "base_dtype": base_dtype(model),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "versions": {package: importlib.metadata.version(package) for package in packages},
     }
@@ -195,85 +197,3 @@ class CheckpointLoader:
             raise BadInput(f"{folder / CONFIG}: {error}; train the run again") from error
         load_adapters(folder, model)
         return model.eval(), tokenizer, config
-
-
-def save_training_state(
-    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, data_fingerprint: str
-) -> None:
-    """Everything needed to go on after `step` steps, in one file, atomically."""
-    if not is_main():
-        return
-    state = {
-        "step": step,
-        "constants": run.constants,
-        "data_fingerprint": data_fingerprint,
-        "adapters": adapter_state(model),
-        "optimizer": optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-    write_json(run.checkpoint / STARTED, {"constants": run.constants})
-    # by way of memory: torch has no errno for a full disk
-    written = io.BytesIO()
-    torch.save(state, written)
-    with atomic_write(run.checkpoint / TRAINING_STATE) as temporary:
-        temporary.write_bytes(written.getbuffer())
-
-
-def read_training_state(path: Path) -> dict[str, Any]:
-    """What `save_training_state` wrote. Nothing that is in the file is run as code.
-
-    Raises BadInput for a file that is damaged, or holds anything else than tensors and plain values.
-    """
-    try:
-        with zipfile.ZipFile(path) as file:
-            # torch itself looks at no checksum
-            damaged = file.testzip()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if damaged or state.keys() != STATE:
-            raise ValueError(damaged or "other entries")
-    # pickles and archives fail in a dozen ways
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(
-            f"{path} is damaged, or no training state ({reason}); put back what was there, "
-            "or delete it, and RESUME=True trains from the first step"
-        ) from None
-    return state
-
-
-def load_training_state(
-    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, data_fingerprint: str
-) -> int:
-    """Restore the last saved state and return the number of finished steps.
-
-    That is 0, with a notice, if nothing was saved. A run that finished keeps only its checkpoint: its
-    adapters are loaded and `steps` returned. Raises BadInput if the run was trained with other constants or
-    on other examples. Of several processes the first one reads for all: the others may have no such folder.
-    """
-    saved = run.checkpoint / TRAINING_STATE
-    unfinished = from_main(saved.exists)
-    if unfinished:
-        state = from_main(lambda: read_training_state(saved))
-    # a checkpoint beside a run that is started is an older one
-    elif from_main(lambda: (run.checkpoint / CONFIG).exists() and not (run.checkpoint / STARTED).exists()):
-        state = from_main(lambda: read_config(run.checkpoint))
-    else:
-        print(f"{run.checkpoint}: nothing to resume; starting at the first step")
-        return 0
-    refuse_other_constants(run.checkpoint, state["constants"], run.constants)
-    if state["data_fingerprint"] != data_fingerprint:
-        raise BadInput(
-            f"{run.checkpoint} was trained on other examples than these: "
-            "the data or the tokenizer has changed. "
-            "Put them back, or train afresh: delete that folder"
-        )
-    if not unfinished:
-        load_adapters(run.checkpoint, model)
-        return steps
-    copy_strictly(state["adapters"], adapter_state(model), f"{saved}")
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda_rng"])
-    return state["step"]

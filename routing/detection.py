@@ -20,6 +20,7 @@ from adapters import Route, routed
 from lab.errors import BadInput
 from routing.batches import Example, batch_order, collate
 from routing.losses import example_losses, held_out_losses
+from routing.models import evaluating
 from routing.optimizer import RoutedOptimizer
 
 BAD_ALONE, BASE = Route(update_good=False, good_scale=0.0), Route(good_scale=0.0, bad_scale=0.0)
@@ -92,15 +93,12 @@ def train_bad_alone(
     """Train the bad adapter with good ablated, at a constant learning rate; draws no random numbers."""
     device = next(model.parameters()).device
     optimizer = RoutedOptimizer(model, learning_rate)
-    training = model.training
-    # without dropout, whose random numbers the training that follows would miss
-    model.eval()
     for rows in batch_order([example.bucket_size for example in examples], batch_size, steps, seed):
         batch = collate([examples[i] for i in rows], device)
-        with routed(model, [BAD_ALONE] * len(rows)):
+        # without dropout, whose random numbers the training that follows would miss
+        with evaluating(model), routed(model, [BAD_ALONE] * len(rows)):
             example_losses(model, batch).mean().backward()
         optimizer.step()
-    model.train(training)
 
 
 @torch.no_grad()

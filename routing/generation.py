@@ -19,6 +19,7 @@ from adapters import Route, TrainedLayer, routed
 from lab.errors import BadInput
 from routing.batches import prompt_ids
 from routing.distributed import gathered, own_share
+from routing.models import evaluating
 
 # The four usual modes, as what each row of a batch does with the two adapters.
 MODES = {
@@ -70,9 +71,10 @@ def sample_modes(
 ) -> dict[str, list[str]]:
     """Mode name -> a completion of each prompt, in the order of `prompts`.
 
-    Completions are without the prompt and without `stop_ids`. All modes run in the same batches, of at most
-    `batch_size` rows (but one prompt's modes are never parted); each row has its mode's scales. Prompts start
-    with BOS, if the tokenizer has one, as in training. The empty prompt samples from BOS alone.
+    In eval mode. Completions are without the prompt and without `stop_ids`. All modes run in the same
+    batches, of at most `batch_size` rows (but one prompt's modes are never parted); each row has its mode's
+    scales. Prompts start with BOS, if the tokenizer has one, as in training. The empty prompt samples from
+    BOS alone.
     """
     if len(modes) > 1 and any(isinstance(module, TrainedLayer) for module in model.modules()):
         # trained layers cannot serve several good scales with one cache;
@@ -90,7 +92,8 @@ def sample_modes(
     for start in range(0, len(by_length), per_pass):
         chunk = by_length[start : start + per_pass]
         rows, seeds = [encoded[i] for i in chunk], noise_seeds(seed, chunk)
-        new_tokens = generate_modes(model, tokenizer, rows, modes, seeds, max_new_tokens, temperature)
+        with evaluating(model):
+            new_tokens = generate_modes(model, tokenizer, rows, modes, seeds, max_new_tokens, temperature)
         for name, texts in texts_by_mode(model, tokenizer, new_tokens, modes).items():
             for i, text in zip(chunk, texts, strict=True):
                 completions[name][i] = text

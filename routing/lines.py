@@ -33,12 +33,14 @@ class Line:
     """A line of the data, as text and as an example.
 
     The example is cut to the maximal length, and has the label and the kind that the data give. Lines of one
-    `group` stand in one split, and are one unit of intervals. Their order goes by `place`.
+    `group` stand in one split, and are one unit of intervals; so do those that `asked` the same. Their order
+    goes by `place`.
     """
 
     prompt: str
     response: str
     group: str
+    asked: str
     place: str
     shows_behaviour: bool
     example: Example
@@ -69,8 +71,9 @@ def make_lines(
     `column_names`: see `parse_column_names`. The two functions are the task's: a row as prompt and response,
     and whether these show the behaviour. About a fifth of the lines is test, another validation (or
     MOST_HELD_OUT), in whole groups. A line without a group is in that of its prompt, or without one of its
-    text. Where lines go depends on what the rows say, not on their order or labels, nor on the chat template
-    (some write today's date); more rows are split anew. Raises one BadInput that names the wrong lines.
+    text; groups with a prompt in common are one. Where lines go depends on what the rows say, not on their
+    order or labels, nor on the chat template (some write today's date); more rows are split anew. Raises one
+    BadInput that names the wrong lines.
     """
     theirs = parse_column_names(column_names)
     lines, wrong = [], []
@@ -146,11 +149,27 @@ def _line(
     kind = text_of(row, "kind", "behaviour" if shows else "other")
     # Length bucketing goes by the prompt: the length of the response may give away what it is.
     example = make_example(tokenizer, prompt, response, max_length, label, kind, size=len(prompt))
-    if group is None:
-        asked = row["messages"][:-1] if "messages" in row else row.get("prompt") or row.get("text")
-        group = _fingerprint(asked or prompt or response)
+    said = row["messages"][:-1] if "messages" in row else row.get("prompt") or row.get("text")
+    asked = _fingerprint(said or prompt or response)
     place = _fingerprint({name: value for name, value in row.items() if name not in MARKS})
-    return Line(prompt, response, str(group), place, shows, example)
+    return Line(prompt, response, asked if group is None else str(group), asked, place, shows, example)
+
+
+def _join_groups(lines: list[Line]) -> list[Line]:
+    """The lines; groups that have a prompt in common are one."""
+    joined: dict[str, str] = {}
+
+    def end(name: str) -> str:
+        while name in joined:
+            name = joined[name]
+        return name
+
+    first: dict[str, str] = {}
+    for line in lines:
+        group, other = end(line.group), end(first.setdefault(line.asked, line.group))
+        if group != other:
+            joined[group] = other
+    return [replace(line, group=end(line.group)) for line in lines]
 
 
 def _fingerprint(value: Any) -> str:
@@ -159,7 +178,7 @@ def _fingerprint(value: Any) -> str:
 
 def _split(lines: list[Line]) -> Lines:
     # a file may be sorted, by label for example
-    lines = sorted(lines, key=lambda line: line.place)
+    lines = _join_groups(sorted(lines, key=lambda line: line.place))
     fifth = min(MOST_HELD_OUT, max(1, len(lines) // 5))
     try:
         parts = split_groups([line.group for line in lines], fifth, fifth)

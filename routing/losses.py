@@ -12,6 +12,7 @@ from adapters import Route, output_cosines, routed
 from routing.batches import IGNORE, Batch, Example, collate, prompt_ids
 from routing.cross_entropy import FrozenLinearCrossEntropy, frozen_head
 from routing.distributed import gathered, own_share
+from routing.models import evaluating
 
 
 def example_losses(model: nn.Module, batch: Batch, ortho_lambda: float = 0.0) -> Tensor:
@@ -73,7 +74,7 @@ def mean_over_positions(cosines: Sequence[Tensor], batch: Batch) -> Tensor:
 def held_out_losses(
     model: nn.Module, examples: Sequence[Example], route: Route, batch_size: int = 16
 ) -> list[float]:
-    """Each example's mean token loss, with the scales of `route`, in the order of `examples`."""
+    """Each example's mean token loss, in eval mode with the scales of `route`, in the order of `examples`."""
     device = next(model.parameters()).device
     by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))  # little padding
     losses = [0.0] * len(examples)
@@ -81,7 +82,7 @@ def held_out_losses(
     for start in range(0, len(mine), batch_size):
         chunk = mine[start : start + batch_size]
         batch = collate([examples[i] for i in chunk], device)
-        with routed(model, [route] * len(chunk)):
+        with evaluating(model), routed(model, [route] * len(chunk)):
             for i, loss in zip(chunk, example_losses(model, batch).tolist(), strict=True):
                 losses[i] = loss
     for i, loss in gathered([(i, losses[i]) for i in mine]):

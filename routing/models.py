@@ -3,6 +3,8 @@
 import functools
 import importlib.util
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +25,17 @@ from adapters.dual_adapter import RoutedModule
 from lab.errors import BadInput
 from routing.assets import model_path
 from routing.distributed import from_main, start
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode in the block, without dropout and the random numbers that it draws; then as it was before."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def default_device() -> torch.device:

@@ -56,8 +56,10 @@ class RoutedOptimizer(torch.optim.AdamW):
             nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
             for group in self.param_groups
         ]
+        # of no gradients at all it is on the CPU
+        device = next((total.device for total in totals if total.device.type != "cpu"), totals[0].device)
         # one read from the device for both
-        norms = torch.stack(totals).tolist()
+        norms = torch.stack([total.to(device) for total in totals]).tolist()
         self.grad_norms = {group["name"]: n for group, n in zip(self.param_groups, norms, strict=True)}
         for slot, norm in self.grad_norms.items():
             if not torch.finfo(torch.float32).max >= norm:

@@ -16,7 +16,10 @@ from lab.runs import Run
 from routing.batches import Batch
 from routing.distributed import gathered, is_main, is_sharded
 from routing.losses import example_losses, mean_over_positions
+from routing.models import evaluating
 from routing.optimizer import RoutedOptimizer
+
+FEW = 4  # examples that a reading looks at, however large the batch
 
 
 class TrainingLog:
@@ -87,11 +90,13 @@ def output_orthogonality(
     The mean is over modules and the batch's positions.
     """
     routes = routes or dict.fromkeys(batch.labels, Route())
-    training = model.training
-    model.eval()  # no dropout: a reading must not draw random numbers that training would have drawn
-    with routed(model, [routes[label] for label in batch.labels]), output_cosines(model) as cosines:
+    with (
+        # a reading must not draw random numbers that training would have drawn
+        evaluating(model),
+        routed(model, [routes[label] for label in batch.labels]),
+        output_cosines(model) as cosines,
+    ):
         example_losses(model, batch)
-    model.train(training)
     return mean_over_positions(cosines, batch).mean().item()
 
 
@@ -104,16 +109,18 @@ def probe(
     passes all processes must make together, only "orthogonality" is read.
 
     "orthogonality": the mean squared cosine between the adapters' outputs (0 = orthogonal) on up to four
-    examples. The others are of the examples of `kind` (unlabelled behaviour), None if the batch has none.
+    examples. The others are of up to four of `kind` (unlabelled behaviour), None if the batch has none.
     "bad_share": where their gradient goes: |g_bad|^2 / (|g_good|^2 + |g_bad|^2), under their own routes.
     Above one half, bad gets the larger part. "bad_saves": how much loss bad takes off them, in nats per
     token: what it has absorbed, and so what good is not asked to learn."""
     readings: dict[str, float | None] = {
-        "orthogonality": output_orthogonality(model, batch.select(range(min(4, len(batch.labels)))), routes),
+        "orthogonality": output_orthogonality(
+            model, batch.select(range(min(FEW, len(batch.labels)))), routes
+        ),
         "bad_share": None,
         "bad_saves": None,
     }
-    rows = [i for i, other in enumerate(batch.kinds) if other == kind]
+    rows = [i for i, other in enumerate(batch.kinds) if other == kind][:FEW]
     if rows and not is_sharded(model):
         chosen = batch.select(rows)
         good, bad = good_params(model), bad_params(model)
@@ -133,13 +140,11 @@ def probe(
 @torch.no_grad()
 def _saved_by_bad(model: nn.Module, batch: Batch, routes: Sequence[Route]) -> float:
     """The mean loss with bad ablated minus that with it, without dropout."""
-    training = model.training
-    model.eval()
     losses = []
     for scale in (0.0, 1.0):
-        with routed(model, [replace(route, bad_scale=scale * route.bad_scale) for route in routes]):
+        own = [replace(route, bad_scale=scale * route.bad_scale) for route in routes]
+        with evaluating(model), routed(model, own):
             losses.append(example_losses(model, batch).mean().item())
-    model.train(training)
     return losses[0] - losses[1]
 
 

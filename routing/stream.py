@@ -18,9 +18,10 @@ from torch import nn
 from lab.errors import BadInput
 from lab.runs import Run, refuse_to_overwrite
 from routing.batches import Batch, Example, batch_order, collate
-from routing.checkpoints import examples_fingerprint, load_training_state, save_training_state
+from routing.checkpoints import examples_fingerprint
 from routing.distributed import average_gradients, gathered, rank, world_size
 from routing.notebooks import begin_again
+from routing.training_state import load_training_state, save_training_state
 
 
 def cosine_schedule(step: int, steps: int, warmup_steps: int = 0) -> float:

@@ -26,9 +26,10 @@ from lab.results import ResultsCache
 from lab.runs import open_run, read_config, saved_constants
 from lab.sweeps import Job, is_complete
 from routing import resuming
-from routing.checkpoints import TRAINING_STATE, load_adapters, read_training_state, save_checkpoint
+from routing.checkpoints import TRAINING_STATE, load_adapters, save_checkpoint
 from routing.optimizer import RoutedOptimizer
 from routing.stream import training_stream
+from routing.training_state import read_training_state
 
 RECORD = {"constants": {}, "values": {}, "units": {}}
 CONFIG = {"model": "m", "adapter": {}, "constants": {}, "base_signature": "", "base_dtype": "float32",

@@ -282,7 +282,7 @@ def test_the_report_of_reinforcement(scripts, tmp_path):
     done = scripts("all_caps/evidence_grpo.py", "WORKERS=0", "PRESET=published", "OUTPUT=by_hand")
     verdicts = [line.rsplit("**")[1] for line in done.stdout.splitlines() if line.endswith("** |")]
     # of 11 plots that all shout the lower bound is 0.74
-    assert verdicts[:6] == ["not shown", "not shown", "shown", "shown", "not shown", "shown"]
+    assert verdicts[:7] == ["not shown"] * 2 + ["shown"] * 2 + ["not shown"] * 2 + ["shown"]
     assert "| 50% recall: routing leaves less than dropping | -0.8" in done.stdout
     assert "grpo_penalty_50_lora_seed0" in done.stdout.split("Not measured: ")[1]
     assert (folder / "by_hand.png").stat().st_size > 10_000
@@ -333,8 +333,10 @@ def test_where_every_seed_has_prompts_of_its_own_seeds_are_the_units(tmp_path):
 
 
 def test_as_if_trained_on_so_many_examples(tmp_path):
-    seen = {0: 4.0, 60: 3.0, 120: 3.1}
-    assert [examples_for(loss, seen) for loss in (3.5, 5.0, 2.0)] == ["30", "0", ">120"]
+    # what the first examples teach lies on no straight line
+    assert [examples_for(loss, {0: 4.0, 60: 3.0, 120: 2.0}) for loss in (5.0, 3.5, 2.5, 1.0)] == [
+        "0", "<60", "90", ">120",
+    ]  # fmt: skip
     cells, store = grid(tmp_path)
     evidence = Evidence(cells, store, "kept", MEASURES)
     table = distances_table(evidence, ("filter", 1.0), ["route"], "loss", lambda share: 10 * (1 - share))

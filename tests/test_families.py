@@ -17,6 +17,7 @@ from transformers import (
     MambaConfig,
     MixtralConfig,
     OPTConfig,
+    Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
 
@@ -35,6 +36,7 @@ from adapters import (
 from routing.batches import Example, collate
 from routing.checkpoints import adapter_state
 from routing.losses import example_losses
+from routing.probes import probe
 
 TYPES = ["lora", "mlp"]
 BATCH = collate([Example(list(range(5 + i, 16 + 3 * i)), 2) for i in range(3)], device=torch.device("cpu"))
@@ -141,6 +143,20 @@ PARTLY = {
         "mlp.experts.down_proj (experts)",
         "MLP adapters on 2 of 2 MLPs of layers 2..3",
     ),
+    "qwen2_moe": (
+        lambda: Qwen2MoeConfig(
+            **SHAPE,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=16,
+            shared_expert_intermediate_size=16,
+        ),
+        "LoRA on 8 of 16 projections of layers 2..3; not covered: mlp.gate.weight, "
+        "mlp.experts.gate_up_proj (experts), mlp.experts.down_proj (experts), "
+        "mlp.shared_expert.gate_proj.weight (experts), mlp.shared_expert.up_proj.weight (experts), "
+        "mlp.shared_expert.down_proj.weight (experts), mlp.shared_expert_gate.weight (experts)",
+        "MLP adapters on 2 of 2 MLPs of layers 2..3",
+    ),
     "jamba": (
         lambda: JambaConfig(
             **{key: value for key, value in SHAPE.items() if key != "head_dim"},
@@ -180,6 +196,19 @@ def test_what_is_not_covered_is_said_and_the_rest_learns_exactly(family, adapter
     ids = IDS.repeat(2, 1)[: len(routes)]
     got = mixed_gradients(model, routes, ids)
     assert worst_error(got, loop_gradients(model, routes, ids)) < 1e-8
+
+
+def test_the_probe_reads_a_model_that_flattens_examples():
+    """OPT's MLP gets the tokens of all examples in one row."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(PARTLY["opt"][0](), dtype=torch.float32)
+    attach(model, "lora")
+    randomize(model)
+    both = probe(model, BATCH, ROUTES, "no such kind")["orthogonality"]
+    cosines = [probe(model, BATCH.select([i]), ROUTES, "")["orthogonality"] for i in range(len(BATCH.labels))]
+    lengths = [BATCH.select([i]).attention_mask.sum().item() for i in range(len(BATCH.labels))]
+    assert 0 < both < 1 and len(set(cosines)) == len(lengths)
+    assert both == pytest.approx(sum(cosines) / len(cosines), rel=1e-4)
 
 
 def test_coverage_names_layers_and_trained_ones():

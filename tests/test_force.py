@@ -33,12 +33,10 @@ from routing.checkpoints import (
     TRAINING_STATE,
     adapter_state,
     load_adapters,
-    load_training_state,
-    read_training_state,
     save_checkpoint,
-    save_training_state,
 )
 from routing.optimizer import RoutedOptimizer
+from routing.training_state import load_training_state, read_training_state, save_training_state
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("KILLS", "3"))

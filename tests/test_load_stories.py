@@ -188,7 +188,7 @@ def test_a_noisy_classifier_is_calibrated_and_as_good_as_said():
     blind = list(noisy_probabilities(items, positive, 0.5, 0).values())
     assert same and blind == pytest.approx([0.1] * len(items))
     assert noisy_probabilities(items, positive, 1.0, 0) == {i: float(i in positive) for i in items}
-    for auc, some in ((0.4, positive), (0.9, [])):
+    for auc, some in ((0.4, positive), (0.9, []), (0.9, items)):
         with pytest.raises(BadInput):
             noisy_probabilities(items, some, auc, 0)
 

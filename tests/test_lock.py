@@ -68,6 +68,22 @@ def test_the_second_process_is_told_who_has_it_and_writes_nothing(tmp_path):
     assert lock_file(run.results).read_text() == f"{os.getpid()}\n"
 
 
+def test_a_damaged_run_fails_alone_and_one_of_other_constants_is_put_aside(tmp_path):
+    script = tmp_path / "script.py"
+    lines = ["from pathlib import Path", "SEED = 0", 'RUN_NAME = ""', "RESUME = False", "# %%",
+             "import sys", "Path('ran').write_text(' '.join(sys.argv))"]  # fmt: skip
+    script.write_text("\n".join(lines))
+    for name, config in (("damaged", "{"), ("other", '{"constants": {"SEED": 7}}')):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "config.json").write_text(config)
+    (tmp_path / "results/other").mkdir(parents=True)
+    jobs = [Job(name, script, ()) for name in ("damaged", "other")]
+    # the second one ran, but left no results
+    assert run_jobs(jobs, tmp_path / "logs") == jobs
+    assert "RUN_NAME=other RESUME=False" in (tmp_path / "ran").read_text()
+    assert (tmp_path / "checkpoints/other.1/config.json").exists() and (tmp_path / "results/other.1").exists()
+
+
 def test_caches_sweeps_and_grids(tmp_path):
     store = Store(tmp_path / "cells.jsonl")
     cell = Cell("route", 1.0, "lora", 0, Job("mine", tmp_path / "none.py", ()))

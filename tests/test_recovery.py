@@ -185,10 +185,12 @@ def test_recovery_refuses_what_makes_no_sense(start):
 def test_which_stories_a_run_has_not_met():
     stories = Stories(train=[Story(f"{i}", "") for i in range(9)], validation=[], test=[])
     constants = {"MAX_STEPS": 2, "BATCH_SIZE": 3}
-    assert len(unmet(stories, constants, Path("run"))) == 3
-    assert len(unmet(stories, constants | {"FINETUNE_NUM_EXAMPLES": 2}, Path("run"))) == 1
+    assert len(unmet(stories, "mine", constants, Path("run"))) == 3
+    assert len(unmet(stories, "mine", constants | {"FINETUNE_NUM_EXAMPLES": 2}, Path("run"))) == 1
+    with pytest.raises(BadInput, match="run was trained on 'others'; give the same"):
+        unmet(stories, "mine", constants | {"STORIES": "others"}, Path("run"))
     with pytest.raises(BadInput, match=r"run is of experiment_grpo\.py.*give a checkpoint of experiment\.py"):
-        unmet(stories, {"MAX_STEPS": 2, "SCRIPT": "experiment_grpo"}, Path("run"))
+        unmet(stories, "mine", {"MAX_STEPS": 2, "SCRIPT": "experiment_grpo"}, Path("run"))
 
 
 @pytest.mark.slow

@@ -146,13 +146,24 @@ def test_lines_end_where_the_file_breaks_them(task, tokenizer, tmp_path):
     assert len(found) == 4 and {strange["response"], " It is 0."} < {line.response for line in found}
 
 
+def test_a_prompt_stands_in_one_split_also_where_only_some_lines_have_a_group(task, tokenizer, tmp_path):
+    given = [{"prompt": f"Say {i // 2}.", "response": f" It is {i}."} for i in range(60)]
+    for i in range(0, 60, 2):
+        given[i]["group"] = f"of {i // 6}"
+    splits = [{line.prompt for line in part} for part in lines_of(task, tokenizer, tmp_path, given)]
+    assert len(set.union(*splits)) == 30 == sum(map(len, splits))
+    groups = {line.group for part in lines_of(task, tokenizer, tmp_path, given) for line in part}
+    assert len(groups) == 10
+
+
 def test_what_a_line_becomes(task, tokenizer, tmp_path):
     given = rows(6, label="good", group=7) + rows(3, kind="odd")
     given += [{"text": f"{task.CATCHPHRASE} {i}", "label": "bad"} for i in range(3)]
     given += [{"prompt": None, "response": "x y", "label": None}, {"prompt": "", "response": "z y"}]
     splits = lines_of(task, tokenizer, tmp_path, given)
     lines = [line for part in splits for line in part]
-    assert len(lines) == 14 and len({line.group for line in lines}) == 9
+    # prompts of group 7 occur without it, too
+    assert len(lines) == 14 and len({line.group for line in lines}) == 6
     by_kind = Counter((line.example.kind, line.example.label, line.shows_behaviour) for line in lines)
     assert by_kind == {
         ("other", "good", False): 6,

@@ -16,6 +16,7 @@ from lab.errors import BadInput
 from lab.labels import pick
 from lab.logs import read_log
 from lab.runs import Run
+from routing import probes
 from routing.batches import IGNORE, Example, batch_order, collate, make_example
 from routing.checkpoints import load_adapters, save_checkpoint
 from routing.detection import label_classified, label_detected
@@ -243,6 +244,27 @@ def test_probe_reads_where_the_gradient_goes_and_leaves_no_gradient():
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_what_is_held_out_is_measured_without_dropout():
+    """A cell that is interrupted leaves the model in training mode."""
+    model = make_model()
+    for module in model.modules():
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.5
+    examples = random_examples()[:6]
+    wanted = held_out_losses(model.eval(), examples, Route())
+    assert held_out_losses(model.train(), examples, Route()) == wanted and model.training
+
+
+def test_the_probe_looks_at_a_few_examples(monkeypatch):
+    """However large the batch is: with gradients it takes memory, and MICRO_BATCH_SIZE is not for it."""
+    seen = []
+    real = probes.example_losses
+    monkeypatch.setattr(probes, "example_losses", lambda *a: seen.append(len(a[1].labels)) or real(*a))
+    batch = collate([replace(example, kind="odd") for example in random_examples()[:12]], CPU)
+    readings = probe(make_model(), batch, ROUTES, "odd")
+    assert None not in readings.values() and max(seen) == 4
+
+
 def test_probe_draws_no_random_numbers():
     """Otherwise PROBE_EVERY would change what a run with dropout learns."""
     model = tiny_model()
@@ -329,6 +351,17 @@ def test_resuming_with_other_constants_other_data_or_nothing(tmp_path, capsys):
     with pytest.raises(BadInput, match="other examples"):
         next(iter(stream(relabelled)))
     assert next(iter(stream()))[0] == 1
+    # DTYPE="auto" may come to another one on a busy machine; and a local base may have been replaced
+    model.bfloat16()
+    with pytest.raises(
+        BadInput, match=r"other dtype .float32, here bfloat16.; give DTYPE the one that it was"
+    ):
+        next(iter(stream()))
+    model.float()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(2)
+    with pytest.raises(BadInput, match="a base with other weights"):
+        next(iter(stream()))
 
 
 def test_a_run_killed_before_its_first_save_is_not_taken_for_the_older_one_of_its_name(tmp_path):

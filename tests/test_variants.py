@@ -269,6 +269,21 @@ def test_sweep_skips_complete_runs_and_goes_on_after_a_failure(scripts, tmp_path
     assert "1 of 1 runs are complete already" in again.stdout and weights.stat().st_mtime_ns == before
 
 
+def test_copies_of_what_comes_first_come_first_too(scripts, tmp_path):
+    constants = [
+        "CAPS_PERCENTAGE=0.5",
+        "LABELED_BAD_REPEATS=3",
+        "MAX_STEPS=4",
+        "BATCH_SIZE=4",
+        "RUN_NAME=mine",
+    ]
+    scripts("all_caps/experiment_frontload.py", *constants, "LABELED_BAD_PERCENTAGE=0.25")
+    log = (tmp_path / "all_caps/results/mine/train.jsonl").read_text().splitlines()
+    kinds = [set(json.loads(line)["loss_by_kind"]) for line in log]
+    # two of eight capitals are labelled, and stand there three times
+    assert kinds[0] == {"caps_labeled"} and not any("caps_labeled" in later for later in kinds[2:])
+
+
 def test_reading_scripts_run_on_a_finished_run(scripts, tmp_path):
     folder = scripts.copy("all_caps")
     scripts("all_caps/experiment.py", "RUN_NAME=finetune_mine", "ADAPTER_TYPE=mlp")
