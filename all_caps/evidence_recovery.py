@@ -112,7 +112,8 @@ Bad is ablated for good. What is kept is reinforced by GRPO, {MAX_STEPS} steps w
 A prompt is the beginning of a story that training has not met, another one for every seed. Paid is
 0.5 align (strength + detail) / 100 of the rules in `all_caps/judge.py`. A fresh LoRA learns in bad's place,
 and the KL term's reference is the model without it. *base* is the model without any adapter, *never seen* was
-trained without capitals.
+trained without capitals. The learning rate was chosen on validation prompts, from one start of *never seen*,
+after a lower one had moved little on these prompts (LOG.md).
 
 Rates are those of continuations in capitals (sampled as rollouts are), on the trained prompt and on held-out
 prompts of the test split. A rate is back at {back:.3f}, half of what the whole model, with bad, has after an
