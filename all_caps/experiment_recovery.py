@@ -134,7 +134,8 @@ train_to_end(trainer, run, model=config["model"])
 # %% Result: the curves, and in how many steps some rollout was paid, was in capitals, or was learnt from
 steps = measured_steps(MAX_STEPS, MEASURE_EVERY)
 values |= {str(line.pop("step")): line for line in read_log(curve) if line["step"] in steps}
-values[AREA] = {kind: mean_over_steps({step: values[str(step)][kind] for step in steps}) for kind in units}
+values[AREA] = {kind: mean_over_steps({step: values[str(step)][kind] for step in steps})
+                for kind in (*asked, "loss")}  # fmt: skip
 made = read_log(run.results / "rollouts.jsonl")
 rollouts = [[row for row in made if row["step"] == step] for step in range(1, MAX_STEPS + 1)]
 values[TRAINING] = {

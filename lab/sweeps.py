@@ -22,7 +22,7 @@ from lab import defaults
 from lab.constants import constants_of, is_bookkeeping, override_constants
 from lab.errors import BadInput
 from lab.files import read_object, write_json, write_text
-from lab.lock import hold, working_on
+from lab.lock import held, hold, working_on
 from lab.plots import plot_comparison
 from lab.results import ResultsCache
 from lab.runs import CONFIG, saved_constants
@@ -214,7 +214,10 @@ def run_sweep(
 
     # The table: mean and range over seeds (of one seed: its 95% interval).
     # What failed may have older results.
-    stored = ResultsCache(folder / "results" / f"{output}_results.json").entries
+    results = folder / "results" / f"{output}_results.json"
+    # let go of again: in a notebook this process lives on
+    with held(results):
+        stored = ResultsCache(results).entries
     groups = {
         f"{name}, {adapter_type}": [
             stored[job.run]

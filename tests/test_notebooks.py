@@ -50,6 +50,8 @@ OWN = {
     "all_caps/plot_finetune": {"RUNS": ["mine"]},
     "all_caps/plot_results": {"RUN": "mine"},
     "all_caps/sweep": {"CONDITIONS": [("b", "experiment.py", [])], "SEEDS": [0], "ADAPTER_TYPES": ["lora"]},
+    "mbpp/experiment_grpo": {"START_STEPS": 2, "START_PROBLEMS": 8, "START_BATCH_SIZE": 2,
+                             "PROMPTS_PER_STEP": 2, "NUM_GENERATIONS": 4, "NEW_TOKENS": 6},
     "mbpp/sweep": {"CONDITIONS": [("b", "experiment.py", [])], "SEEDS": [0], "ADAPTER_TYPES": ["lora"]},
     "tools/export": {"CHECKPOINT": "../all_caps/checkpoints/mine", "OUTPUT": "exported"},
     "tools/merge": {"CHECKPOINT": "../all_caps/checkpoints/mine", "OUTPUT": "merged"},
