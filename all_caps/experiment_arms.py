@@ -61,7 +61,8 @@ from lab.runs import open_run, write_results
 from lab.tables import format_table
 from routing.batches import announce
 from routing.checkpoints import save_checkpoint
-from routing.detection import label_classified, label_detected
+from routing.classifier import label_classified
+from routing.detection import label_detected
 from routing.generation import MODES
 from routing.losses import example_losses
 from routing.models import attach_adapters, load_model
@@ -156,5 +157,4 @@ measured = measure(model, tokenizer, held_out, shown, **asked, **sampling)
 plots = [story.plot for story in held_out]
 modes = mode_intervals(measured, plots)
 print(f"\n{run.name}\n{format_table(modes, COLUMNS)}")
-results = {"modes": modes, **for_evidence(measured, plots), "detected": detected}
-write_results(run, results)
+write_results(run, {"modes": modes, **for_evidence(measured, plots), "detected": detected})

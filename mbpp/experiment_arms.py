@@ -64,7 +64,7 @@ from mbpp.hacks import load_hacks
 from mbpp.problems import load_problems
 from mbpp.task import MODES, NAME_PARTS, for_evidence, format_table, intervals, measure, units_of
 from routing.checkpoints import save_checkpoint
-from routing.detection import label_classified
+from routing.classifier import label_classified
 from routing.losses import example_losses
 from routing.models import attach_adapters, load_model
 from routing.optimizer import RoutedOptimizer

@@ -35,6 +35,7 @@ def test_routing_step(tmp_path):
         assert {"tokens_per_s", "peak_memory_mb", "seconds", "time_over_ours"} == set(measured)  # none failed
 
 
+@pytest.mark.slow
 def test_every_contestant_runs(monkeypatch):
     monkeypatch.syspath_prepend(REPO / "benchmarks")
     from contestants import CONTESTANTS

@@ -25,7 +25,7 @@ EXTRAS = {
     if name != PROJECT["name"]
 }
 # these modules of `routing` are what an extra is for
-NEED_AN_EXTRA = {"activations", "exchange", "grpo_config", "utility"}
+NEED_AN_EXTRA = {"activations", "classifier", "exchange", "grpo_config", "utility"}
 CORE = [f"adapters.{path.stem}" for path in sorted((REPO / "adapters").glob("*.py"))]
 CORE += [f"routing.{path.stem}" for path in sorted((REPO / "routing").glob("*.py"))
          if path.stem not in NEED_AN_EXTRA]  # fmt: skip

@@ -394,7 +394,7 @@ def test_every_script_that_runs_programs_checks_the_sandbox_before_it_loads_a_mo
         assert (
             text.index('SANDBOX = "auto"')
             < text.index("check_sandbox(SANDBOX)")
-            < re.search(r"= (load_(model|checkpoint)|loader\.load)\(", text).start()
+            < re.search(r"= (load_(model|checkpoint|run)|loader\.load)\(", text).start()
         )
     assert len(judging) >= 4
 

@@ -113,9 +113,9 @@ def test_under_autocast(adapter_type):
     assert worst_error(got, want) < 1.5 * max(worst_error(loop, want), torch.tensor(0.01))
 
 
-# Compiling is slow: one case is in the fast tests.
+# Compiling is slow, and so are these tests.
 COMPILED = [
-    ("lora", "layers", "aot_eager"),
+    pytest.param("lora", "layers", "aot_eager", marks=pytest.mark.slow),
     pytest.param("mlp", "model", "aot_eager", marks=pytest.mark.slow),
     pytest.param("lora", "model", "aot_eager", marks=pytest.mark.slow),
     pytest.param("mlp", "layers", "aot_eager", marks=pytest.mark.slow),

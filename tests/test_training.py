@@ -19,7 +19,8 @@ from lab.runs import Run
 from routing import probes
 from routing.batches import IGNORE, Example, batch_order, collate, make_example
 from routing.checkpoints import load_adapters, save_checkpoint
-from routing.detection import label_classified, label_detected
+from routing.classifier import label_classified
+from routing.detection import label_detected
 from routing.losses import example_losses, held_out_losses
 from routing.optimizer import RoutedOptimizer
 from routing.probes import TrainingLog, probe
