@@ -164,6 +164,7 @@ def test_no_template_stands_in_two_splits() -> None:
         assert max(counts[split].values()) <= PER_TEMPLATE
 
 
+@pytest.mark.slow
 def test_no_two_functions_behave_alike(groups: list[Any]) -> None:
     """Within a split or across.
 
@@ -175,6 +176,7 @@ def test_no_two_functions_behave_alike(groups: list[Any]) -> None:
             assert any(a != b for a, b in pairs), (one["code"], other["code"])
 
 
+@pytest.mark.slow
 def test_no_training_solution_passes_a_held_out_problem(groups: list[Any]) -> None:
     trained = {row["task_id"] for row in TRAIN}
     for group in groups:

@@ -225,7 +225,8 @@ def test_filter_meets_the_batches_of_the_routed_arm(scripts, tmp_path):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("arm", ["route", pytest.param("filter_classified", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["route", "filter_classified"])
 def test_arms_of_mbpp(scripts, tmp_path, arm):
     constants = ["MODEL_NAME=" + scripts.constants[0].split("=", 1)[1], "MAX_STEPS=2", "BATCH_SIZE=4",
                  "LORA_RANK=2", "FORGET_LORA_RANK=2", "NUM_EVAL_PROBLEMS=3", "EVAL_NEW_TOKENS=3"]  # fmt: skip
