@@ -108,7 +108,8 @@ given = ", ".join(f"{constant}={made[constant]}" for constant in shown)
 report = f"""# all_caps: recovery by reinforcement on one prompt
 
 Made by `{command(Path(__file__), CONSTANTS)}`.
-Bad is ablated for good. What is kept is reinforced by GRPO, {MAX_STEPS} steps with {given}.
+Bad is ablated for good. What is kept is reinforced by GRPO, {MAX_STEPS} steps with
+{given}.
 A prompt is the beginning of a story that training has not met, another one for every seed. Paid is
 0.5 align (strength + detail) / 100 of the rules in `all_caps/judge.py`. A fresh LoRA learns in bad's place,
 and the KL term's reference is the model without it. *base* is the model without any adapter, *never seen* was

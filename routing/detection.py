@@ -59,12 +59,13 @@ def train_bad_alone(
     """Train the bad adapter with good ablated, at a constant learning rate; draws no random numbers."""
     device = next(model.parameters()).device
     optimizer = RoutedOptimizer(model, learning_rate)
-    for rows in batch_order([example.bucket_size for example in examples], batch_size, steps, seed):
-        batch = collate([examples[i] for i in rows], device)
-        # without dropout, whose random numbers the training that follows would miss
-        with evaluating(model), routed(model, [BAD_ALONE] * len(rows)):
-            example_losses(model, batch).mean().backward()
-        optimizer.step()
+    # without dropout, whose random numbers the training that follows would miss
+    with evaluating(model):
+        for rows in batch_order([example.bucket_size for example in examples], batch_size, steps, seed):
+            batch = collate([examples[i] for i in rows], device)
+            with routed(model, [BAD_ALONE] * len(rows)):
+                example_losses(model, batch).mean().backward()
+            optimizer.step()
 
 
 @torch.no_grad()

@@ -89,14 +89,14 @@ def sample_modes(
     per_pass = max(1, batch_size // len(modes))
     completions: dict[str, list[str]] = {name: [""] * len(prompts) for name in modes}
     by_length = own_share(model, sorted(range(len(prompts)), key=lambda i: len(encoded[i])))
-    for start in range(0, len(by_length), per_pass):
-        chunk = by_length[start : start + per_pass]
-        rows, seeds = [encoded[i] for i in chunk], noise_seeds(seed, chunk)
-        with evaluating(model):
+    with evaluating(model):
+        for start in range(0, len(by_length), per_pass):
+            chunk = by_length[start : start + per_pass]
+            rows, seeds = [encoded[i] for i in chunk], noise_seeds(seed, chunk)
             new_tokens = generate_modes(model, tokenizer, rows, modes, seeds, max_new_tokens, temperature)
-        for name, texts in texts_by_mode(model, tokenizer, new_tokens, modes).items():
-            for i, text in zip(chunk, texts, strict=True):
-                completions[name][i] = text
+            for name, texts in texts_by_mode(model, tokenizer, new_tokens, modes).items():
+                for i, text in zip(chunk, texts, strict=True):
+                    completions[name][i] = text
     for i, texts in gathered([(i, [completions[name][i] for name in modes]) for i in by_length]):
         for name, text in zip(modes, texts, strict=True):
             completions[name][i] = text

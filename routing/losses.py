@@ -79,12 +79,13 @@ def held_out_losses(
     by_length = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))  # little padding
     losses = [0.0] * len(examples)
     mine = own_share(model, by_length)
-    for start in range(0, len(mine), batch_size):
-        chunk = mine[start : start + batch_size]
-        batch = collate([examples[i] for i in chunk], device)
-        with evaluating(model), routed(model, [route] * len(chunk)):
-            for i, loss in zip(chunk, example_losses(model, batch).tolist(), strict=True):
-                losses[i] = loss
+    with evaluating(model):
+        for start in range(0, len(mine), batch_size):
+            chunk = mine[start : start + batch_size]
+            batch = collate([examples[i] for i in chunk], device)
+            with routed(model, [route] * len(chunk)):
+                for i, loss in zip(chunk, example_losses(model, batch).tolist(), strict=True):
+                    losses[i] = loss
     for i, loss in gathered([(i, losses[i]) for i in mine]):
         losses[i] = loss
     return losses

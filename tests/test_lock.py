@@ -153,6 +153,7 @@ def test_who_only_looks_is_in_nobodys_way(tmp_path):
     try:
         for _ in range(1000):
             hold(tmp_path / "mine")
+            assert lock_file(tmp_path / "mine").read_text() == f"{os.getpid()}\n"
             release(tmp_path / "mine")
     finally:
         os.kill(looker, signal.SIGKILL)
